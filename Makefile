@@ -1,0 +1,34 @@
+# Two commands do all the set-up: `make demo` runs the main job, `make check` passes the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo check format bench clean
+
+demo: $(READY)  ## three local nodes, one real small model, the same tokens as on one machine
+	$(BIN)/shardline demo
+
+check: $(READY)  ## everything CI runs, in CI's order
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/basedpyright
+	$(BIN)/pytest -q
+
+format: $(READY)  ## put the source into the house's shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## measure here and write benchmarks/reports
+	$(BIN)/python -m benchmarks.hop
+	$(BIN)/python -m benchmarks.span_load
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable . --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""The ground floor: ids, spans, units and errors. Standard library only."""
