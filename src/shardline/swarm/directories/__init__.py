@@ -1,0 +1,1 @@
+"""The Directory's engines, one file each."""
