@@ -1,0 +1,66 @@
+"""Messages between proven peers: framing, sealing, the Transport port and the Switchboard."""
+
+from shardline.wire.frames import (
+    FRAME_BYTES_MAX,
+    HEADER_BYTES_MAX,
+    SEGMENTS_MAX,
+    decode_frame,
+    encode_frame,
+)
+from shardline.wire.handshake import MEMBERSHIP_KEY_BYTES
+from shardline.wire.keys import verify
+from shardline.wire.messages import (
+    Close,
+    Failed,
+    Message,
+    Open,
+    Opened,
+    Ping,
+    Pong,
+    Result,
+    Spent,
+    Step,
+)
+from shardline.wire.switchboard import Switchboard
+from shardline.wire.transport import ChannelClosed, Pipe, Transport
+from shardline.wire.transports.memory import MemoryNetwork, MemoryTransport
+from shardline.wire.transports.zenoh import ZenohTransport
+from shardline.wire.transports.zenoh_engine import (
+    TlsFiles,
+    ZenohEngine,
+    ZenohSettings,
+    open_zenoh,
+    split_address,
+)
+
+__all__ = [
+    "FRAME_BYTES_MAX",
+    "HEADER_BYTES_MAX",
+    "MEMBERSHIP_KEY_BYTES",
+    "SEGMENTS_MAX",
+    "ChannelClosed",
+    "Close",
+    "Failed",
+    "MemoryNetwork",
+    "MemoryTransport",
+    "Message",
+    "Open",
+    "Opened",
+    "Ping",
+    "Pipe",
+    "Pong",
+    "Result",
+    "Spent",
+    "Step",
+    "Switchboard",
+    "TlsFiles",
+    "Transport",
+    "ZenohEngine",
+    "ZenohSettings",
+    "ZenohTransport",
+    "decode_frame",
+    "encode_frame",
+    "open_zenoh",
+    "split_address",
+    "verify",
+]
