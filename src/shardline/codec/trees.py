@@ -37,6 +37,9 @@ DEPTH_MAX: Final = 16
 LEAVES_MAX: Final = 65_536
 """Leaves and branches of one tree: 126 blocks with a hundred side inputs each stay below."""
 
+STRUCTURE_BYTES_MAX: Final = 8 * 2**20
+"""As many leaves with long names; reading it takes a few times as much memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Marker:
@@ -157,8 +160,8 @@ def unpack(segments: Sequence[Segment]) -> Tree:
 
     Tensors share the segments' memory where it is writable, and are copied where it is not.
     """
-    if not segments:
-        raise PeerFault("a tree without its structure")
+    if not segments or len(segments[0]) > STRUCTURE_BYTES_MAX:
+        raise PeerFault("a tree without its structure, or with one that is too large")
     try:
         structure = _decoder.decode(segments[0])
     except (ValueError, RecursionError) as error:

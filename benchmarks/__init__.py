@@ -1,0 +1,1 @@
+"""Measurements with saved reports; never timed tests."""

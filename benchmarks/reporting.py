@@ -1,0 +1,56 @@
+"""What every report says of where and how it was measured."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+__all__ = ["machine", "save"]
+
+REPORTS = Path(__file__).parent / "reports"
+
+
+def machine() -> str:
+    """This machine in a few words."""
+    name = platform.processor() or platform.machine()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    memory_gib = psutil.virtual_memory().total / 2**30
+    return f"{psutil.cpu_count()} x {models[0] if models else name}, {memory_gib:.0f} GiB"
+
+
+def save(theme: str, command: str, rows: list[tuple[str, str, str]], data: dict[str, Any]) -> None:
+    """Print a table of (what, measured, goal) and keep it with command, commit and raw numbers."""
+    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
+    hardware = "".join(c if c.isalnum() else "-" for c in machine().split(",")[0]).strip("-")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True, text=True, check=False,
+    ).stdout.strip()  # fmt: skip
+    table = ["| what | measured | goal |", "|---|---|---|"]
+    table += [f"| {what} | {measured} | {goal} |" for what, measured, goal in rows]
+    print("\n".join(table))
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    text = "\n".join(
+        [
+            f"# {theme}",
+            "",
+            f"`{command}` at {commit or 'no commit'}, {today}; {machine()}; {versions}.",
+            "",
+            *table,
+            "",
+            "```json",
+            json.dumps(data, indent=1),
+            "```",
+            "",
+        ]
+    )
+    (REPORTS / f"{theme.replace(' ', '-')}_{hardware}_{today}.md").write_text(text)

@@ -1,0 +1,119 @@
+"""Arguments that several commands share, and the state under $SHARDLINE_HOME.
+
+The environment is read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import psutil
+from filelock import FileLock, Timeout
+
+from shardline.core.errors import BadInput
+from shardline.swarm import Identity, Invite, InviteStore, check_name
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+__all__ = [
+    "DEFAULT_PORT",
+    "home",
+    "join_option",
+    "json_option",
+    "keep_invite",
+    "model_argument",
+    "node_identity",
+    "own_addresses",
+    "the_invite",
+]
+
+DEFAULT_PORT = 7411
+SAME_NAME_MAX = 64
+NAME_BYTES_MAX = 200
+ADDRESSES_MAX = 3
+
+model_argument = click.argument("model")
+join_option = click.option(
+    "--join", "join_text", metavar="INVITE", envvar="SHARDLINE_INVITE", help="The swarm's invite."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def home() -> Path:
+    """Where identities and invites are kept."""
+    return Path(os.environ.get("SHARDLINE_HOME") or "~/.shardline").expanduser()
+
+
+def the_invite(join_text: str | None) -> Invite:
+    """The invite that was given or, without one, the last one that is kept."""
+    if join_text is not None:
+        return Invite.parse(join_text)
+    kept = InviteStore(home()).load()
+    if not kept:
+        raise BadInput("give --join INVITE: `shardline invite show` prints it where a node serves")
+    return kept[0]
+
+
+def keep_invite(invite: Invite) -> None:
+    """For the next time; only an invite that opened its swarm may take an older one's place."""
+    InviteStore(home()).save(invite)
+
+
+@contextlib.contextmanager
+def node_identity(name: str | None) -> Generator[tuple[str, Identity]]:
+    """A name that no other process of this home serves by, and its identity, locked meanwhile.
+
+    Without a name it is the machine's, with a number behind it if need be. Raises BadInput if the
+    name that was given is in use.
+    """
+    folder = home() / "nodes"
+    own = platform.node().partition(".")[0] or "node"
+    numbered = [own, *(f"{own}-{count}" for count in range(2, SAME_NAME_MAX))]
+    for candidate in numbered if name is None else [_node_name(name)]:
+        lock = _lock(folder / f"{candidate}.lock")
+        if lock is not None:
+            try:
+                yield candidate, Identity.load_or_create(folder / f"{candidate}.key")
+            finally:
+                lock.release()
+            return
+    raise BadInput(f"a node named {name or own!r} serves from here already: give another --name")
+
+
+def _node_name(text: str) -> str:
+    """A name that fits a record and a file."""
+    name = check_name(text)
+    if Path(name).name != name or len(name.encode()) > NAME_BYTES_MAX:
+        raise BadInput(f"{name!r} is no name for a node: leave out slashes, and make it short")
+    return name
+
+
+def _lock(path: Path) -> FileLock | None:
+    """The lock, taken, or None if another process has it; raises BadInput."""
+    lock = FileLock(path, timeout=0)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        return None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror}") from None
+    return lock
+
+
+def own_addresses(port: int) -> tuple[str, ...]:
+    """This machine's addresses as others on its networks may reach it, loopback if it has none."""
+    found = [
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family == socket.AF_INET and not address.address.startswith("127.")
+    ]
+    return tuple(f"{address}:{port}" for address in found[:ADDRESSES_MAX] or ["127.0.0.1"])

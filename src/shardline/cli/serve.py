@@ -1,0 +1,180 @@
+"""`shardline serve`: this machine's part of a model, for the swarm."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+import signal
+import sys
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import click
+
+from shardline.cli.options import (
+    DEFAULT_PORT,
+    join_option,
+    keep_invite,
+    model_argument,
+    node_identity,
+    own_addresses,
+    the_invite,
+)
+from shardline.core.errors import AddressTaken, BadInput, BlocksOutOfRange
+from shardline.core.units import format_bytes, parse_bytes
+from shardline.swarm import Invite
+from shardline.wire import split_address
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shardline.node import Serving, Settings
+    from shardline.swarm import Identity
+
+__all__ = ["serve"]
+
+WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  (compared with, not bound)
+BLOCKS = re.compile(r"auto|[0-9]{1,6}:[0-9]{1,6}")
+DEVICE = re.compile(r"(?:cpu|cuda|mps)(?::[0-9]{1,3})?")
+THREADS_MAX = 1_024
+ADDRESS_CHARS_MAX = 100
+
+
+@click.command()
+@model_argument
+@click.option("--blocks", default="auto", metavar="A:B|auto", help="Which blocks to hold.")
+@click.option("--listen", metavar="HOST:PORT", help=f"Default: 0.0.0.0:{DEFAULT_PORT}, or any.")
+@join_option
+@click.option("--name", metavar="N", help="What people call this node; default: the machine's.")
+@click.option("--device", default="cpu", metavar="cpu|cuda:0", help="Where to compute.")
+@click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="Default: the model's.")
+@click.option("--memory", metavar="8GiB", help="For weights and cache; default: most of the free.")
+@click.option("--threads", type=click.IntRange(1, THREADS_MAX), metavar="N", help="CPU threads.")
+@click.option("--until-stdin-closes", is_flag=True, hidden=True)
+def serve(  # noqa: PLR0913  (one argument an option)
+    *,
+    model: str,
+    blocks: str,
+    listen: str | None,
+    join_text: str | None,
+    name: str | None,
+    device: str,
+    dtype: str | None,
+    memory: str | None,
+    threads: int | None,
+    until_stdin_closes: bool,
+) -> None:
+    """Serve a part of MODEL (a directory or a hub id) until interrupted.
+
+    Without --join it founds a private swarm and prints its invite.
+    """
+    invite = Invite.new() if join_text is None else the_invite(join_text)
+    memory_bytes = None if memory is None else parse_bytes(memory)
+    _check(blocks, listen, device)
+
+    with node_identity(name) as (own_name, identity):
+        from shardline.node import Settings
+
+        settings = Settings(
+            model=model,
+            name=own_name,
+            listen=listen or f"0.0.0.0:{DEFAULT_PORT}",
+            blocks=blocks,
+            device=device,
+            dtype=dtype,
+            memory_bytes=memory_bytes,
+            threads=threads,
+        )
+        start = _Start(invite, founds=join_text is None, any_port=listen is None)
+        asyncio.run(_serve(settings, start, identity, until_stdin_closes=until_stdin_closes))
+
+
+def _check(blocks: str, listen: str | None, device: str) -> None:
+    """Refuse nonsense at once, before the heavy rooms are imported."""
+    if not BLOCKS.fullmatch(blocks):
+        raise BlocksOutOfRange(f"--blocks wants A:B or auto, not {blocks!r}")
+    if listen is not None:
+        split_address(listen[:ADDRESS_CHARS_MAX])
+    if not DEVICE.fullmatch(device):
+        raise BadInput(f"{device!r} is no device: write cpu, or cuda:0 for the first GPU")
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """How this node comes into its swarm."""
+
+    invite: Invite
+    founds: bool
+    any_port: bool
+
+
+async def _serve(
+    settings: Settings, start: _Start, identity: Identity, *, until_stdin_closes: bool
+) -> None:
+    from shardline.node import Person
+    from shardline.node import serve as serve_node
+
+    def joined(invite: Invite, listening: Sequence[str]) -> None:
+        own = _reachable(invite, listening)
+        keep_invite(own)
+        if start.founds:
+            click.echo(f"invite {own.encode()}")
+
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    if until_stdin_closes:
+        _stop_with_stdin(stop)
+    person = Person(joined, _tell, stop)
+    try:
+        await serve_node(settings, start.invite, identity, person)
+    except AddressTaken:
+        if not start.any_port:
+            raise
+        anywhere = replace(settings, listen="0.0.0.0:0")
+        await serve_node(anywhere, start.invite, identity, person)
+
+
+def _reachable(invite: Invite, listening: Sequence[str]) -> Invite:
+    """The invite with addresses that other machines can use for the one that listens on all."""
+    for address in listening:
+        host, _, port = address.rpartition(":")
+        if host in WILDCARDS:
+            for own in own_addresses(int(port)):
+                invite = invite.with_bootstrap(own)
+    return invite
+
+
+def _tell(serving: Serving) -> None:
+    record = serving.record
+    click.echo(
+        f"{record.name} serves blocks {record.span} of {record.blocks} of {record.model}: "
+        f"{record.dtype} on {record.device}, {format_bytes(serving.weights_bytes)} of weights, "
+        f"room for {record.cache_tokens_total} tokens, at {serving.listening[0]}, "
+        f"ready in {serving.load_s:.1f} s"
+    )
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for sent in (signal.SIGINT, signal.SIGTERM):
+        if sys.platform == "win32":
+            signal.signal(sent, functools.partial(_wake, loop, stop))
+        else:
+            loop.add_signal_handler(sent, stop.set)
+
+
+def _wake(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, *_: object) -> None:
+    loop.call_soon_threadsafe(stop.set)
+
+
+def _stop_with_stdin(stop: asyncio.Event) -> None:
+    """Leave when the process that started us ends, however it ends."""
+    loop = asyncio.get_running_loop()
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        loop.call_soon_threadsafe(stop.set)
+
+    threading.Thread(target=wait, daemon=True).start()

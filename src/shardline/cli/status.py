@@ -1,0 +1,126 @@
+"""`shardline status`: who is in the swarm and how it does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shardline.cli.options import join_option, json_option, keep_invite, the_invite
+from shardline.core.errors import ShardlineError
+from shardline.core.ids import NodeId, short
+from shardline.core.spans import gaps
+from shardline.core.units import format_bytes
+from shardline.swarm import Identity, NodeRecord, State, membership
+
+if TYPE_CHECKING:
+    from shardline.swarm import Invite, Member
+
+__all__ = ["status"]
+
+PING_S = 5.0
+
+
+@click.command()
+@join_option
+@json_option
+def status(*, join_text: str | None, as_json: bool) -> None:
+    """Show the swarm's nodes, their spans, devices, memory, load and round-trip times."""
+    invite = the_invite(join_text)
+
+    records, rtts_ms = asyncio.run(_look(invite))
+    keep_invite(invite)
+    if as_json:
+        rows = [_row(record, rtts_ms[record.node]) for record in records]
+        click.echo(json.dumps({"nodes": rows}))
+    else:
+        _show(records, rtts_ms)
+
+
+async def _look(invite: Invite) -> tuple[list[NodeRecord], dict[NodeId, float | None]]:
+    """The live nodes by their place in the model, and this machine's round-trip times in ms."""
+
+    def nothing(*_: object) -> None:
+        """A looker is asked nothing."""
+
+    looking = membership(
+        invite, Identity.ephemeral(), listen=None, on_message=nothing, on_lost=nothing
+    )
+    async with looking as member:
+        found = (await member.directory.snapshot()).records
+        times = await asyncio.gather(*(_ping(member, node) for node in found))
+    records = sorted(found.values(), key=lambda record: (record.model, record.start, record.name))
+    return records, dict(zip(found, times, strict=True))
+
+
+async def _ping(member: Member, node: NodeId) -> float | None:
+    try:
+        async with asyncio.timeout(PING_S):
+            await member.switchboard.ping(node)  # the first one dials
+            return await member.switchboard.ping(node)
+    except (TimeoutError, ShardlineError):
+        return None
+
+
+def _show(records: list[NodeRecord], rtts_ms: dict[NodeId, float | None]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("node", "model", "blocks", "state", "device", "memory", "cache free", "load"):
+        table.add_column(column)
+    table.add_column("round trip", justify="right")
+    for record in records:
+        rtt_ms = rtts_ms[record.node]
+        table.add_row(
+            Text.assemble(record.name, " ", (short(record.node), "dim")),
+            Text(record.model),
+            f"{record.span} of {record.blocks}",
+            record.state.value,
+            Text(f"{record.device} {record.dtype}"),
+            f"{format_bytes(record.memory_used_bytes)} of {format_bytes(record.memory_bytes)}",
+            f"{record.cache_tokens_free} tokens",
+            f"{record.load:.0%}, {record.sessions} sessions",
+            "no answer" if rtt_ms is None else f"{rtt_ms:.1f} ms",
+        )
+    console = Console()
+    console.print(table if records else "nobody serves in this swarm yet")
+    for line in _missing(records):
+        console.print(Text(line), style="yellow")
+
+
+def _missing(records: list[NodeRecord]) -> list[str]:
+    """What each model lacks before it can be used."""
+    lines: list[str] = []
+    for print_ in dict.fromkeys(record.fingerprint for record in records):
+        holders = [record for record in records if record.fingerprint == print_]
+        ready = (record.span for record in holders if record.state is State.READY)
+        missing = ", ".join(map(str, gaps(ready, holders[0].blocks)))
+        if missing:
+            lines.append(f"no live node holds blocks {missing} of {holders[0].model}")
+    return lines
+
+
+def _row(record: NodeRecord, rtt_ms: float | None) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "id": record.node,
+        "model": record.model,
+        "start": record.start,
+        "stop": record.stop,
+        "blocks": record.blocks,
+        "state": record.state.value,
+        "device": record.device,
+        "dtype": record.dtype,
+        "memory_bytes": record.memory_bytes,
+        "memory_used_bytes": record.memory_used_bytes,
+        "cache_tokens_free": record.cache_tokens_free,
+        "cache_tokens_total": record.cache_tokens_total,
+        "sessions": record.sessions,
+        "load": record.load,
+        "block_steps_per_s": record.block_steps_per_s,
+        "rtt_ms": rtt_ms,
+        "links_ms": dict(record.links),
+    }

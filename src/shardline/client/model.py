@@ -1,0 +1,192 @@
+"""A model whose blocks are on the swarm: Transformers' own `generate`, forward and arguments."""
+
+from __future__ import annotations
+
+import queue
+import statistics
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from shardline.core.errors import PromptTooLong
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedModel
+
+    from shardline.client.runner import Runner
+    from shardline.client.session import StepTimes
+    from shardline.model import ChainPlan
+    from shardline.swarm import Hop
+
+__all__ = ["Generation", "SwarmModel"]
+
+NEW_TOKENS = 20
+"""What Transformers' `generate` writes when nobody says how much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How the last `generate` or `stream` went."""
+
+    chain: tuple[Hop, ...]
+    steps: tuple[StepTimes, ...]
+    time_to_first_token_s: float
+    tokens_per_s: float
+    """Of one sequence, after its first token."""
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes of tensors that crossed any link of the chain."""
+        return sum(step.moved_bytes for step in self.steps)
+
+    @property
+    def hop_overhead_ms(self) -> float:
+        """Median time per link, over single-token steps, in which no node computed."""
+        return statistics.median(step.overhead_ms for step in self._decode)
+
+    @property
+    def nodes_ms(self) -> tuple[float, ...]:
+        """Median time that each node of the chain computed for a single-token step."""
+        times = zip(*(step.nodes_s for step in self._decode), strict=True)
+        return tuple(1e3 * statistics.median(node_s) for node_s in times)
+
+    @property
+    def _decode(self) -> tuple[StepTimes, ...]:
+        return self.steps[1:] or self.steps
+
+
+class _Stopwatch(BaseStreamer):
+    """Notes when tokens come, and passes them on if somebody listens."""
+
+    def __init__(self, out: queue.SimpleQueue[list[int] | None] | None = None) -> None:
+        self.at_s: list[float] = []
+        self._out = out
+        self._prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        """Transformers gives the prompt first, then each step's tokens of all sequences."""
+        if self._prompt:
+            self._prompt = False
+            return
+        self.at_s.append(time.perf_counter())
+        if self._out is not None:
+            self._out.put(cast("list[int]", cast("Any", value).reshape(-1).tolist()))
+
+    def end(self) -> None:
+        """Transformers has finished."""
+
+
+class _Stop(StoppingCriteria):
+    """Ends a generation whose listener has gone."""
+
+    def __init__(self, gone: threading.Event) -> None:
+        self._gone = gone
+
+    def __call__(
+        self, input_ids: torch.LongTensor, scores: tuple[torch.Tensor] | None, **_: Any
+    ) -> torch.BoolTensor:
+        return cast("torch.BoolTensor", torch.full((len(input_ids),), self._gone.is_set()))
+
+
+class SwarmModel:
+    """One model over the swarm. Not for several threads at once; open one for each."""
+
+    def __init__(self, ends: PreTrainedModel, plan: ChainPlan, runner: Runner) -> None:
+        self._ends = ends
+        self._runner = runner
+        self.plan = plan
+        self.last: Generation | None = None
+        """How the last generation went."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the part that this side computes: embeddings, norm and head."""
+        return self._ends.dtype
+
+    def __call__(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> Any:  # noqa: ANN401  (the model's own output)
+        """The model's own forward: `input_ids` (batch, tokens) to an output with `.logits`."""
+        inputs.setdefault("use_cache", "past_key_values" in inputs)
+        with torch.no_grad():
+            return self._ends(input_ids=input_ids, **inputs)
+
+    def generate(self, input_ids: torch.Tensor, **options: Any) -> Any:  # noqa: ANN401  (as Transformers')
+        """Transformers' `generate` with its own arguments, on `input_ids` (batch, tokens).
+
+        Raises PromptTooLong when no token fits after the prompt, ChainBroken when a node fails.
+        """
+        watch = _Stopwatch()
+        return self._generate(input_ids, watch, options)
+
+    def stream(self, input_ids: torch.Tensor, **options: Any) -> Iterator[int]:
+        """As `generate` for one sequence, (1, tokens), giving each new token's id as it comes."""
+        tokens: queue.SimpleQueue[list[int] | None] = queue.SimpleQueue()
+        gone = threading.Event()
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                stops = StoppingCriteriaList([_Stop(gone), *options.pop("stopping_criteria", [])])
+                self._generate(
+                    input_ids, _Stopwatch(tokens), options | {"stopping_criteria": stops}
+                )
+            except BaseException as error:  # noqa: BLE001  (a task's supervisor: raised below)
+                failure.append(error)
+            finally:
+                tokens.put(None)
+
+        thread = threading.Thread(target=work, name="shardline-stream", daemon=True)
+        thread.start()
+        try:
+            while (fresh := tokens.get()) is not None:
+                yield from fresh
+        finally:
+            gone.set()
+            thread.join()
+        if failure:
+            raise failure[0]
+
+    def _generate(self, input_ids: torch.Tensor, watch: _Stopwatch, options: dict[str, Any]) -> Any:  # noqa: ANN401
+        kept = options.get("past_key_values")
+        room = self._room(input_ids, options)
+        # A cache that its owner keeps will be gone on with: reserve the whole context for it.
+        self._runner.tokens = room if kept is None else self.plan.context_tokens or 4 * room
+        self._runner.steps.clear()
+        started_s = time.perf_counter()
+        try:
+            return cast("Any", self._ends).generate(input_ids, streamer=watch, **options)
+        finally:
+            self._note(started_s, watch.at_s)
+            self._runner.forget(kept)
+
+    def _room(self, input_ids: torch.Tensor, options: dict[str, Any]) -> int:
+        """How many tokens the session will hold; lowers what was asked to the context's end."""
+        prompt = input_ids.shape[-1]
+        context = self.plan.context_tokens
+        if context is not None and prompt >= context:
+            raise PromptTooLong(f"the prompt is {prompt} tokens, the model's context {context}")
+        wanted: int
+        if "max_length" in options and "max_new_tokens" not in options:
+            wanted = max(options.pop("max_length") - prompt, 1)
+        else:
+            default = cast("Any", self._ends.generation_config).max_new_tokens or NEW_TOKENS
+            wanted = options.get("max_new_tokens") or default
+        options["max_new_tokens"] = min(wanted, context - prompt) if context else wanted
+        return prompt + options["max_new_tokens"]
+
+    def _note(self, started_s: float, at_s: list[float]) -> None:
+        if not at_s:
+            return
+        writing_s = at_s[-1] - at_s[0]
+        self.last = Generation(
+            chain=self._runner.chain,
+            steps=tuple(self._runner.steps),
+            time_to_first_token_s=at_s[0] - started_s,
+            tokens_per_s=(len(at_s) - 1) / writing_s if writing_s > 0 else 0.0,
+        )

@@ -1,0 +1,112 @@
+"""Between the model's own forward and the swarm: one remote step for each call of the chain.
+
+Transformers' `generate` runs in the caller's thread and knows nothing of nodes; its cache object
+stands for a session. The network lives on an event loop in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from shardline.client.session import ChainBroken, RemoteSession, Sessions, StepTimes
+from shardline.codec import pack, unpack
+from shardline.model import Crossing, Returned
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from anyio.from_thread import BlockingPortal
+    from transformers import Cache
+
+    from shardline.core.ids import NodeId
+    from shardline.swarm import Hop
+
+__all__ = ["Runner"]
+
+ROUTE_TRIES = 8
+"""How many chains are tried before the last refusal is passed on."""
+
+
+class Runner:
+    """Runs a model's blocks on the swarm; a port of `load_ends` (RunBlocks)."""
+
+    def __init__(
+        self,
+        portal: BlockingPortal,
+        sessions: Sessions,
+        *,
+        route: Callable[[set[NodeId]], Awaitable[tuple[Hop, ...]]],
+        begin: Callable[[tuple[Hop, ...]], RemoteSession],
+        tokens: int,
+    ) -> None:
+        self._portal = portal
+        self._sessions = sessions
+        self._route = route
+        self._begin = begin
+        self._by_cache: weakref.WeakKeyDictionary[Cache, RemoteSession] = (
+            weakref.WeakKeyDictionary()
+        )
+        self.tokens = tokens
+        """How many tokens a session that is opened now may hold."""
+        self.chain: tuple[Hop, ...] = ()
+        """Of the session that was stepped last."""
+        self.steps: list[StepTimes] = []
+        """Every step since somebody last cleared it."""
+
+    def __call__(self, cache: Cache | None, crossing: Crossing) -> Returned:
+        """All blocks' work on the swarm; raises ChainBroken, NotCovered or CacheFull."""
+        session = self._by_cache.get(cache) if cache is not None else None
+        if session is None:
+            wanted = crossing.tokens if cache is None else max(crossing.tokens, self.tokens)
+            session = self._portal.call(self._open, crossing.batch, wanted)
+        if cache is not None:
+            self._by_cache[cache] = session
+        try:
+            return self._step(session, crossing)
+        finally:
+            if cache is None:
+                self._portal.call(self._close, session)
+
+    def _step(self, session: RemoteSession, crossing: Crossing) -> Returned:
+        started_s = time.perf_counter()
+        segments = pack(crossing.to_tree())
+        out, spent = self._portal.call(session.step, segments)
+        returned = Returned.from_tree(unpack(out))
+        self.chain = session.chain
+        self.steps.append(
+            StepTimes(
+                wall_s=time.perf_counter() - started_s,
+                nodes_s=tuple(node.compute_us / 1e6 for node in spent),
+                moved_bytes=sum(segment.nbytes for segment in segments)
+                + sum(node.sent_bytes for node in spent),
+            )
+        )
+        return returned
+
+    def forget(self, kept: Cache | None = None) -> None:
+        """Close every session but that of `kept`, a cache which its owner goes on with."""
+        for cache, session in list(self._by_cache.items()):
+            if cache is not kept:
+                del self._by_cache[cache]
+                self._portal.call(self._close, session)
+
+    async def _open(self, rows: int, tokens: int) -> RemoteSession:
+        refused: set[NodeId] = set()
+        while True:
+            session = self._begin(await self._route(refused))
+            self._sessions.add(session)
+            try:
+                await session.open(rows=rows, tokens=tokens)
+            except ChainBroken as broken:
+                await self._close(session)
+                refused.add(broken.node)
+                if len(refused) >= ROUTE_TRIES:
+                    raise
+                continue
+            return session
+
+    async def _close(self, session: RemoteSession) -> None:
+        self._sessions.remove(session)
+        await session.close()

@@ -1,0 +1,7 @@
+"""A serving machine: one span of one model, for whoever is in the swarm."""
+
+from shardline.node.machine import Budget
+from shardline.node.serving import Person, Serving, Settings, serve
+from shardline.node.worker import Duty, Worker
+
+__all__ = ["Budget", "Duty", "Person", "Serving", "Settings", "Worker", "serve"]

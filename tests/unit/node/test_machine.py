@@ -1,0 +1,70 @@
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardline.core.errors import BadInput, SpanTooLarge
+from shardline.core.spans import Span
+from shardline.node import Budget
+from shardline.node.machine import TOKENS_LEAST, open_device
+
+
+if TYPE_CHECKING:
+    from shardline.model import ChainPlan
+
+
+@dataclass
+class Plan:
+    """As much of a plan as a budget looks at."""
+
+    sizes: tuple[int, ...]
+    each: int = 10
+
+    @property
+    def blocks(self) -> int:
+        return len(self.sizes)
+
+    def block_bytes(self, dtype: torch.dtype) -> tuple[int, ...]:
+        return tuple(size * dtype.itemsize for size in self.sizes)
+
+    def cache_bytes_per_token(self, dtype: torch.dtype, span: Span) -> int:
+        return self.each * len(span) * dtype.itemsize
+
+
+def budget(sizes: tuple[int, ...], memory_bytes: int) -> Budget:
+    return Budget(cast("ChainPlan", Plan(sizes)), torch.float32, memory_bytes)
+
+
+def test_what_does_not_fit_says_how_many_blocks_do() -> None:
+    small = budget((1000,) * 8, 4 * (3 * 1000 + 3 * 10 * TOKENS_LEAST))
+    assert small.fits() == 3
+    small.check(Span(2, 5))
+    with pytest.raises(SpanTooLarge, match=r"3 of 8 blocks fit"):
+        small.check(Span(0, 4))
+
+
+@given(
+    st.lists(st.integers(1, 10_000), min_size=1, max_size=10).map(tuple),
+    st.integers(1, 400_000),
+)
+def test_what_fits_can_start_at_any_block_and_one_more_cannot(
+    sizes: tuple[int, ...], memory_bytes: int
+) -> None:
+    made = budget(sizes, memory_bytes)
+    count = made.fits()
+    for start in range(len(sizes) - count + 1 if count else 0):
+        made.check(Span(start, start + count))
+    if count < len(sizes):
+        spans = [Span(start, start + count + 1) for start in range(len(sizes) - count)]
+        assert any(made.cache_tokens(span) < TOKENS_LEAST for span in spans)
+
+
+@pytest.mark.parametrize("name", ["cuda:0", "gpu", "cpu:x", "meta?"])
+def test_a_device_that_is_not_here_is_named(name: str) -> None:
+    if name == "cuda:0" and torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(BadInput, match=name.replace("?", r"\?")):
+        open_device(name)
