@@ -1,0 +1,81 @@
+"""What this room uses of Transformers, with types and without its chatter."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.utils import logging
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+__all__ = [
+    "build_on_meta",
+    "causal_class",
+    "quiet",
+    "read_config",
+    "read_generation",
+    "text_config",
+]
+
+_auto_model: Any = AutoModelForCausalLM
+_auto_config: Any = AutoConfig
+_generation: Any = GenerationConfig
+_SILENT = 50
+"""The level above every message of Transformers."""
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """No progress bars, reports or warnings of Transformers inside; all as before after it."""
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity(_SILENT)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def read_config(directory: Path) -> PreTrainedConfig:
+    """The config in this directory; never runs code that the directory brings."""
+    config = _auto_config.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    return cast("PreTrainedConfig", config)
+
+
+def read_generation(directory: Path) -> GenerationConfig | None:
+    """How this checkpoint asks to be sampled; None where it does not say."""
+    if not (directory / "generation_config.json").is_file():
+        return None
+    with quiet():
+        return cast("GenerationConfig", _generation.from_pretrained(directory))
+
+
+def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The decoder's own config, where a model has several."""
+    whole: Any = config
+    return cast("PreTrainedConfig", whole.get_text_config(decoder=True))
+
+
+def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The causal language model of this config; raises KeyError where there is none."""
+    return cast("type[PreTrainedModel]", _auto_model._model_mapping[type(config)])  # noqa: SLF001
+
+
+def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The causal language model of this config, with shapes and no weights."""
+    with torch.device("meta"):
+        model = _auto_model.from_config(config, dtype=dtype, trust_remote_code=False)
+    return cast("PreTrainedModel", model)

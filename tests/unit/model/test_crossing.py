@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardline.codec import Marker, pack, unpack
+from shardline.core.errors import PeerFault
+from shardline.model import Call, Crossing, Returned
+
+HIDDEN = torch.arange(24.0).reshape(1, 3, 8)
+CARRIED = Marker("carried", 0)
+
+
+def crossing(*order: int) -> Crossing:
+    mask = torch.ones(1, 1, 3, 3, dtype=torch.bool)
+    calls = tuple(
+        Call((CARRIED, index, None), {"mask": mask, "cache": Marker("cache"), "use": True})
+        for index in range(max(order) + 1)
+    )
+    return Crossing(2, (HIDDEN,), calls, order)
+
+
+def through_bytes(tree: Any) -> Any:
+    return unpack([bytes(segment) for segment in pack(tree)])
+
+
+def test_a_crossing_survives_bytes() -> None:
+    sent = crossing(0, 1, 0)
+    got = Crossing.from_tree(through_bytes(sent.to_tree()))
+    assert (got.start, got.order) == (sent.start, sent.order)
+    assert torch.equal(got.carried[0], HIDDEN)
+    assert got.calls[1].args == (CARRIED, 1, None)
+    assert got.calls[1].kwargs["cache"] == Marker("cache")
+    assert got.calls[0].kwargs["mask"] is got.calls[1].kwargs["mask"], "sent once, shared after"
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=8), st.data())
+def test_what_goes_on_has_only_the_calls_of_later_blocks(order: list[int], data: Any) -> None:
+    whole = crossing(*order)
+    start = data.draw(st.integers(whole.start, whole.start + len(order) - 1))
+    rest = whole.after(start, whole.carried)
+    blocks = range(start, whole.start + len(order))
+    assert len(rest.order) == len(blocks)
+    for block in blocks:
+        before = whole.calls[whole.order[block - whole.start]]
+        assert rest.calls[rest.order[block - start]] is before
+    assert len(rest.calls) == len(set(rest.order))
+
+
+STRANGE: list[tuple[str, Any]] = [
+    ("start", -1),
+    ("start", True),
+    ("start", "0"),
+    ("start", 1_000_000),
+    ("carried", ()),
+    ("carried", (HIDDEN.long(),)),
+    ("carried", (HIDDEN[0],)),
+    ("carried", (HIDDEN[:, :0],)),
+    ("carried", (None,)),
+    ("carried", [HIDDEN]),
+    ("carried", (HIDDEN,) * 9),
+    ("calls", ()),
+    ("calls", (((), {}),) * 3),
+    ("calls", (((), ()), ((), ()))),
+    ("calls", ((), ())),
+    ("calls", (((Marker("carried", 1),), {}), ((), {}))),
+    ("calls", (((Marker("disk"),), {}), ((), {}))),
+    ("order", ()),
+    ("order", (0, 2)),
+    ("order", (0, -1)),
+    ("order", (0, True)),
+    ("order", [0, 1]),
+    ("order", (0,) * 5000),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), STRANGE)
+def test_a_crossing_that_is_not_ours_is_refused(name: str, value: Any) -> None:
+    tree = crossing(0, 1).to_tree()
+    with pytest.raises(PeerFault):
+        Crossing.from_tree(tree | {name: value})
+
+
+@pytest.mark.parametrize("tree", [None, (), {}, {"start": 0}, HIDDEN])
+def test_a_tree_of_other_fields_is_refused(tree: Any) -> None:
+    with pytest.raises(PeerFault):
+        Crossing.from_tree(tree)
+    with pytest.raises(PeerFault):
+        Returned.from_tree(tree)
+
+
+def test_a_result_keeps_the_structure_that_the_model_gave() -> None:
+    sent = Returned((HIDDEN, None, Marker("cache")))
+    got = Returned.from_tree(through_bytes(sent.to_tree()))
+    assert got.output[1:] == (None, Marker("cache"))
+    assert torch.equal(got.carried(((0,),))[0], HIDDEN)
+
+
+@pytest.mark.parametrize("path", [(1,), (5,), ("x",), (0, 0)])
+def test_a_result_without_its_hidden_state_is_refused(path: tuple[int | str, ...]) -> None:
+    with pytest.raises(PeerFault):
+        Returned(({"a": 1}, None)).carried((path,))
+
+
+def test_a_result_with_a_strange_marker_is_refused() -> None:
+    with pytest.raises(PeerFault):
+        Returned.from_tree({"output": Marker("carried")})

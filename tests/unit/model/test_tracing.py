@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from transformers import AutoConfig, BertConfig, LlamaConfig, MixtralConfig, ResNetConfig
+
+from shardline.core.errors import (
+    BlocksOutOfRange,
+    CorruptWeights,
+    NoChain,
+    NoSuchModel,
+    Unsupported,
+)
+from shardline.core.spans import Span
+from shardline.model import ChainPlan, trace
+from tests.parity.zoo import ZOO, Tiny
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def save(config: Any, directory: Path) -> Path:
+    config.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("tiny", ZOO, ids=lambda tiny: tiny.name)
+def test_the_chain_is_found_without_weights(tiny: Tiny, tmp_path: Path) -> None:
+    plan = trace(save(tiny.make_config(), tmp_path))
+    assert plan.blocks == 4
+    assert plan.list_path.endswith((".layers", ".h"))
+    assert plan.widths == (64,)
+    assert [link.inputs for link in plan.links] == [(0, 0)]
+    assert (plan.hidden_size, plan.vocabulary) == (64, 96)
+    assert plan.context_tokens == (None if tiny.name in {"bloom", "mamba"} else 128)
+
+
+def test_a_real_size_is_weighed_without_weights(tmp_path: Path) -> None:
+    config = MixtralConfig(num_hidden_layers=3)  # else as the 8x7B
+    plan = trace(save(config, tmp_path))
+    layer = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 8 * 3 * 4096 * 14336 + 8 * 4096 + 2 * 4096
+    assert plan.block_bytes(torch.bfloat16) == (2 * layer,) * 3
+    assert plan.ends_bytes(torch.float32) == 4 * (2 * 32000 * 4096 + 4096)
+    # Eight key-value heads of 128, keys and values, two bytes each.
+    assert plan.cache_bytes_per_token(torch.bfloat16, Span(1, 3)) == 2 * (2 * 8 * 128) * 2
+    assert plan.cache_bytes_fixed(torch.bfloat16, Span(1, 3)) == 0
+
+
+def test_tied_embeddings_are_counted_once(tmp_path: Path) -> None:
+    config = LlamaConfig(num_hidden_layers=2, tie_word_embeddings=True)
+    plan = trace(save(config, tmp_path))
+    assert plan.ends_bytes(torch.int8) == 32000 * 4096 + 4096
+
+
+def test_a_span_beyond_the_model_is_refused(plan: ChainPlan) -> None:
+    with pytest.raises(BlocksOutOfRange, match="3:5 are not within this model's 0:4"):
+        plan.cache_bytes_per_token(torch.float32, Span(3, 5))
+
+
+def test_one_block_is_no_chain(tmp_path: Path) -> None:
+    config = LlamaConfig(num_hidden_layers=1, hidden_size=64, num_attention_heads=4)
+    with pytest.raises(NoChain, match="graph route"):
+        trace(save(config, tmp_path))
+
+
+@pytest.mark.parametrize("config", [ResNetConfig(), BertConfig(num_hidden_layers=2)])
+def test_what_is_no_causal_chain_says_which_route_would_serve(
+    config: Any,
+    tmp_path: Path,
+) -> None:
+    if isinstance(config, ResNetConfig):
+        with pytest.raises(NoChain, match="graph route") as caught:
+            trace(save(config, tmp_path))
+        assert "\n" not in str(caught.value)
+    else:  # Transformers also offers BERT as a decoder; then it has a chain
+        assert trace(save(config, tmp_path)).blocks == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"model_type": "nobody-knows"}, Unsupported),
+        ({"auto_map": {"AutoConfig": "x.Y"}, "model_type": "own"}, Unsupported),
+        ({}, Unsupported),
+        ({"model_type": "llama", "hidden_size": "many"}, Unsupported),
+        ({"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}, Unsupported),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_one_line(
+    fields: dict[str, Any], error: type[Exception], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(error) as caught:
+        trace(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_models_own_code_is_never_run(tmp_path: Path) -> None:
+    fields = {"model_type": "own", "auto_map": {"AutoConfig": "evil.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(Unsupported, match="code of its own"):
+        trace(tmp_path)
+
+
+def test_a_config_that_is_no_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CorruptWeights, match=r"config\.json"):
+        trace(tmp_path)
+
+
+def test_no_config_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(NoSuchModel):
+        trace(tmp_path)
+
+
+def test_blocks_that_share_caches_are_refused(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sharing = LlamaConfig()
+    typeless: Any = sharing
+    typeless.kv_sharing_modes = ["reuse"] * 32
+
+    def read(*_: object, **__: object) -> LlamaConfig:
+        return sharing
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", read)
+    with pytest.raises(Unsupported, match="cache"):
+        trace(llama)
