@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,10 +46,13 @@ class LocalSwarm:
 def unequal_spans(blocks: int, nodes: int) -> list[Span]:
     """Spans that cover all blocks, each at least as long as the one before: 1 to 2 to 3 …"""
     shares = range(1, nodes + 1)
-    ends = [blocks * sum(shares[:count]) // sum(shares) for count in range(nodes + 1)]
-    for count in range(1, nodes):  # no span may be empty
-        ends[count] = max(ends[count], ends[count - 1] + 1)
-    return [Span(start, stop) for start, stop in pairwise(ends)]
+    rest = blocks - nodes  # no span may be empty
+    lengths = [1 + rest * share // sum(shares) for share in shares]
+    left = blocks - sum(lengths)
+    lengths = [
+        length + (share > nodes - left) for share, length in zip(shares, lengths, strict=True)
+    ]
+    return [Span(start, stop) for start, stop in pairwise(accumulate(lengths, initial=0))]
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["status"]
 
 PING_S = 5.0
+FILE_COLUMNS = 200
+"""How wide the table may be where nobody's terminal sets a limit."""
 
 
 @click.command()
@@ -86,6 +88,8 @@ def _show(records: list[NodeRecord], rtts_ms: dict[NodeId, float | None]) -> Non
             "no answer" if rtt_ms is None else f"{rtt_ms:.1f} ms",
         )
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, FILE_COLUMNS)
     console.print(table if records else "nobody serves in this swarm yet")
     for line in _missing(records):
         console.print(Text(line), style="yellow")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from shardline.client.runner import Runner
-    from shardline.client.session import StepTimes
+    from shardline.client.times import StepTimes
     from shardline.model import ChainPlan
     from shardline.swarm import Hop
 
@@ -59,7 +59,9 @@ class Generation:
 
     @property
     def _decode(self) -> tuple[StepTimes, ...]:
-        return self.steps[1:] or self.steps
+        """Steps of single tokens through the whole chain, none of it replayed."""
+        whole = [step for step in self.steps if len(step.nodes_s) == len(self.chain)]
+        return tuple(whole[1:] or whole)
 
 
 class _Stopwatch(BaseStreamer):
@@ -104,6 +106,11 @@ class SwarmModel:
         self.plan = plan
         self.last: Generation | None = None
         """How the last generation went."""
+
+    @property
+    def chain(self) -> tuple[Hop, ...]:
+        """The nodes that the last step went through."""
+        return self._runner.chain
 
     @property
     def dtype(self) -> torch.dtype:

@@ -10,23 +10,21 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
-from shardline.client.session import ChainBroken, RemoteSession, Sessions, StepTimes
+from shardline.client.times import StepTimes
 from shardline.codec import pack, unpack
+from shardline.core.errors import ShardlineError
 from shardline.model import Crossing, Returned
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from anyio.from_thread import BlockingPortal
     from transformers import Cache
 
-    from shardline.core.ids import NodeId
+    from shardline.client.session import RemoteSession, Sessions
     from shardline.swarm import Hop
 
 __all__ = ["Runner"]
-
-ROUTE_TRIES = 8
-"""How many chains are tried before the last refusal is passed on."""
 
 
 class Runner:
@@ -37,17 +35,17 @@ class Runner:
         portal: BlockingPortal,
         sessions: Sessions,
         *,
-        route: Callable[[set[NodeId]], Awaitable[tuple[Hop, ...]]],
-        begin: Callable[[tuple[Hop, ...]], RemoteSession],
+        begin: Callable[[], RemoteSession],
         tokens: int,
     ) -> None:
         self._portal = portal
         self._sessions = sessions
-        self._route = route
         self._begin = begin
         self._by_cache: weakref.WeakKeyDictionary[Cache, RemoteSession] = (
             weakref.WeakKeyDictionary()
         )
+        self._held: set[RemoteSession] = set()
+        """Every session that is open: most caches are gone before somebody says `forget`."""
         self.tokens = tokens
         """How many tokens a session that is opened now may hold."""
         self.chain: tuple[Hop, ...] = ()
@@ -87,26 +85,25 @@ class Runner:
 
     def forget(self, kept: Cache | None = None) -> None:
         """Close every session but that of `kept`, a cache which its owner goes on with."""
-        for cache, session in list(self._by_cache.items()):
-            if cache is not kept:
-                del self._by_cache[cache]
-                self._portal.call(self._close, session)
+        stays = self._by_cache.get(kept) if kept is not None else None
+        self._by_cache.clear()
+        if kept is not None and stays is not None:
+            self._by_cache[kept] = stays
+        for session in self._held - {stays}:
+            self._portal.call(self._close, session)
 
     async def _open(self, rows: int, tokens: int) -> RemoteSession:
-        refused: set[NodeId] = set()
-        while True:
-            session = self._begin(await self._route(refused))
-            self._sessions.add(session)
-            try:
-                await session.open(rows=rows, tokens=tokens)
-            except ChainBroken as broken:
-                await self._close(session)
-                refused.add(broken.node)
-                if len(refused) >= ROUTE_TRIES:
-                    raise
-                continue
-            return session
+        session = self._begin()
+        self._sessions.add(session)
+        self._held.add(session)
+        try:
+            await session.open(rows=rows, tokens=tokens)
+        except ShardlineError:
+            await self._close(session)
+            raise
+        return session
 
     async def _close(self, session: RemoteSession) -> None:
+        self._held.discard(session)
         self._sessions.remove(session)
         await session.close()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,33 +19,43 @@ from anyio.from_thread import start_blocking_portal
 from shardline.client.model import SwarmModel
 from shardline.client.runner import Runner
 from shardline.client.session import RemoteSession, Sessions
+from shardline.client.surroundings import SwarmAround, Wanted
 from shardline.codec import dtype_name
-from shardline.core.errors import NodeLost
-from shardline.core.spans import gaps
+from shardline.core.errors import NodeLost, ShardlineError
+from shardline.core.spans import Span, gaps
 from shardline.model import fingerprint, load_ends, resolve, trace
-from shardline.swarm import Identity, Invite, Left, choose_chain, membership
+from shardline.swarm import Identity, Invite, Left, State, choose_chain, membership
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator
 
     from anyio.from_thread import BlockingPortal
 
-    from shardline.core.errors import ShardlineError
+    from shardline.client.surroundings import Mended
     from shardline.core.ids import NodeId
     from shardline.model import ChainPlan
-    from shardline.swarm import Hop, Member, NodeRecord
+    from shardline.swarm import Member, NodeRecord
 
 __all__ = ["Swarm", "join", "joined"]
+
+
+_log = logging.getLogger(__name__)
+
+MEASURE_S = 5.0
+"""How long a node may take to be dialled and to answer twice."""
+
+
+def _log_news(news: Mended | str) -> None:
+    _log.warning("%s", news)
 
 
 class Swarm:
     """A caller's view of one swarm; made by `join` or `joined`."""
 
-    def __init__(self, portal: BlockingPortal, member: Member, sessions: Sessions) -> None:
+    def __init__(self, portal: BlockingPortal, caller: _Caller) -> None:
         self._portal = portal
-        self._member = member
-        self._sessions = sessions
-        self._rtts_ms: dict[NodeId, float] = {}
+        self._caller = caller
+        self._member = caller.member
 
     @property
     def invite(self) -> Invite:
@@ -55,68 +67,91 @@ class Swarm:
         return await asyncio.to_thread(self.nodes_now)
 
     async def model(
-        self, model: str, *, dtype: torch.dtype | None = None, device: str = "cpu"
+        self,
+        model: str,
+        *,
+        dtype: torch.dtype | None = None,
+        device: str = "cpu",
+        tell: Callable[[Mended | str], None] = _log_news,
     ) -> SwarmModel:
         """The model of this directory or hub id, with its blocks on the swarm; see `model_now`."""
-        return await asyncio.to_thread(self.model_now, model, dtype=dtype, device=device)
+        return await asyncio.to_thread(self.model_now, model, dtype=dtype, device=device, tell=tell)
 
     def nodes_now(self) -> list[NodeRecord]:
         """As `nodes`, for plain code."""
         snapshot = self._portal.call(self._member.directory.snapshot)
         return sorted(snapshot.records.values(), key=lambda record: (record.start, record.name))
 
-    def ping_now(self, node: NodeId) -> float | None:
-        """Round-trip time to a node in ms, or None if it cannot be reached."""
-        return self._portal.call(self._ping, node)
-
     def model_now(
-        self, model: str, *, dtype: torch.dtype | None = None, device: str = "cpu"
+        self,
+        model: str,
+        *,
+        dtype: torch.dtype | None = None,
+        device: str = "cpu",
+        tell: Callable[[Mended | str], None] = _log_news,
     ) -> SwarmModel:
         """Load embeddings, norm and head here and leave the blocks to the swarm.
 
-        A chain computes in one dtype; None takes one that covers the model. Raises NoSuchModel,
-        NoChain, CorruptWeights, or NotCovered with the blocks that nobody holds.
+        A chain computes in one dtype; None takes one that covers the model. `tell` hears, on the
+        network's thread, of chains that were mended and of blocks that nobody holds. Raises
+        NoSuchModel, NoChain, CorruptWeights, or NotCovered with the blocks that nobody holds.
         """
         plan = trace(resolve(model))
         print_ = fingerprint(plan.model_dir)
         records = self.nodes_now()
         used = dtype or _covered_dtype(records, plan, print_)
         choose_chain(records, blocks=plan.blocks, fingerprint=print_, dtype=dtype_name(used))
-        self._portal.call(self._measure, [record.node for record in records])
-        runner = self._runner(plan, print_, used)
+        wanted = Wanted(plan.blocks, print_, dtype_name(used))
+        around = SwarmAround(self._member, self._caller.records, wanted, tell)
+        self._portal.call(self._caller.get_ready, records, around)
+        runner = Runner(
+            self._portal,
+            self._caller.sessions,
+            begin=lambda: RemoteSession(around, print_, Span(0, plan.blocks)),
+            tokens=plan.context_tokens or 0,
+        )
         ends = load_ends(plan, runner, dtype=used, device=torch.device(device))
         return SwarmModel(ends, plan, runner)
 
-    def _runner(self, plan: ChainPlan, print_: str, dtype: torch.dtype) -> Runner:
-        async def route(refused: set[NodeId]) -> tuple[Hop, ...]:
-            snapshot = await self._member.directory.snapshot()
-            return choose_chain(
-                snapshot.records.values(),
-                blocks=plan.blocks,
-                fingerprint=print_,
-                dtype=dtype_name(dtype),
-                avoid=refused,
-                links=self._rtts_ms,
-            )
 
-        def begin(chain: tuple[Hop, ...]) -> RemoteSession:
-            return RemoteSession(self._member.switchboard, self._member.node_id, chain, print_)
+@dataclass(slots=True)
+class _Caller:
+    """What the network's thread keeps: the member, its sessions, and who is there."""
 
-        return Runner(
-            self._portal, self._sessions, route=route, begin=begin, tokens=plan.context_tokens or 0
-        )
+    member: Member
+    sessions: Sessions
+    records: dict[NodeId, NodeRecord] = field(default_factory=dict["NodeId", "NodeRecord"])
 
-    async def _measure(self, nodes: list[NodeId]) -> None:
-        times = await asyncio.gather(*(self._ping(node) for node in nodes))
-        pairs = zip(nodes, times, strict=True)
-        self._rtts_ms = {node: rtt_ms for node, rtt_ms in pairs if rtt_ms is not None}
+    async def get_ready(self, records: list[NodeRecord], around: SwarmAround) -> None:
+        """Know these nodes, dial them, and measure the way to each."""
+        for record in records:
+            self.records.setdefault(record.node, record)
+        times = await asyncio.gather(*(self._ping(record.node) for record in records))
+        for record, rtt_ms in zip(records, times, strict=True):
+            if rtt_ms is not None:
+                around.links_ms[record.node] = rtt_ms
+
+    async def watch(self) -> None:
+        """Keep the records as the directory says, and tell the sessions who comes and goes."""
+        async with self.member.directory.watch() as changes:
+            async for change in changes:
+                node = change.record.node
+                if isinstance(change, Left):
+                    self.records.pop(node, None)
+                    self.sessions.on_gone(node, NodeLost(f"node {change.record.name} went away"))
+                    continue
+                known = self.records.get(node)
+                self.records[node] = change.record
+                ready = change.record.state is State.READY
+                if ready and (known is None or known.state is not State.READY):
+                    self.sessions.on_joined(node)
 
     async def _ping(self, node: NodeId) -> float | None:
         try:
-            async with asyncio.timeout(5.0):
-                await self._member.switchboard.ping(node)  # the first one dials
-                return await self._member.switchboard.ping(node)
-        except (TimeoutError, NodeLost):
+            async with asyncio.timeout(MEASURE_S):
+                await self.member.switchboard.ping(node)  # the first one dials
+                return await self.member.switchboard.ping(node)
+        except (TimeoutError, ShardlineError):  # one bad node is no reason to go without the rest
             return None
 
 
@@ -138,12 +173,11 @@ def _covered_dtype(records: list[NodeRecord], plan: ChainPlan, print_: str) -> t
 def joined(invite: str | Invite, *, listen: str | None = None) -> Generator[Swarm]:
     """Be a member of the invite's swarm for a while; see `join`, for plain code."""
     parsed = Invite.parse(invite) if isinstance(invite, str) else invite
-    sessions = Sessions()
     with (
         start_blocking_portal("asyncio", name="shardline-network") as portal,
-        portal.wrap_async_context_manager(_member(parsed, sessions, listen)) as member,
+        portal.wrap_async_context_manager(_calling(parsed, listen)) as caller,
     ):
-        yield Swarm(portal, member, sessions)
+        yield Swarm(portal, caller)
 
 
 @contextlib.asynccontextmanager
@@ -162,29 +196,19 @@ async def join(invite: str | Invite, *, listen: str | None = None) -> AsyncGener
 
 
 @contextlib.asynccontextmanager
-async def _member(invite: Invite, sessions: Sessions, listen: str | None) -> AsyncGenerator[Member]:
-    def lost(peer: NodeId, error: ShardlineError) -> None:
-        sessions.on_left(peer)
-
-    async with (
-        membership(
-            invite,
-            Identity.ephemeral(),
-            listen=listen,
-            on_message=sessions.on_message,
-            on_lost=lost,
-        ) as member,
-        asyncio.TaskGroup() as tasks,
-    ):
-        watching = tasks.create_task(_watch(member, sessions))
+async def _calling(invite: Invite, listen: str | None) -> AsyncGenerator[_Caller]:
+    sessions = Sessions()
+    joining = membership(
+        invite,
+        Identity.ephemeral(),
+        listen=listen,
+        on_message=sessions.on_message,
+        on_lost=sessions.on_gone,
+    )
+    async with joining as member, asyncio.TaskGroup() as tasks:
+        caller = _Caller(member, sessions)
+        watching = tasks.create_task(caller.watch())
         try:
-            yield member
+            yield caller
         finally:
             watching.cancel()
-
-
-async def _watch(member: Member, sessions: Sessions) -> None:
-    async with member.directory.watch() as changes:
-        async for change in changes:
-            if isinstance(change, Left):
-                sessions.on_left(change.record.node)

@@ -10,7 +10,7 @@
     ├── TryLater            the same place may say yes soon
     │   └── CacheFull
     └── TryElsewhere        another node may do it
-        └── NodeLost, StepTimeout, SessionUnknown, StepFailed
+        └── NodeLost, StepTimeout, SessionUnknown, StepFailed, JournalLost
 
 An error that a node answers with crosses the wire by its class name and one line of text.
 """
@@ -27,6 +27,7 @@ __all__ = [
     "ForeignInvite",
     "GiveUp",
     "InviteExpired",
+    "JournalLost",
     "NoChain",
     "NoSuchModel",
     "NodeLost",
@@ -138,13 +139,26 @@ class SessionUnknown(TryElsewhere):
     """The node has no such session (it restarted, or the lease ran out)."""
 
 
+class JournalLost(TryElsewhere):
+    """What was sent is not kept any more, so it cannot be sent again from here."""
+
+
 class StepFailed(TryElsewhere):
     """The node's own computation failed; the text says how."""
 
 
 _REMOTE = {
     error.__name__: error
-    for error in (CacheFull, NodeLost, PeerFault, SessionUnknown, SpanTooLarge, StepFailed)
+    for error in (
+        CacheFull,
+        JournalLost,
+        NodeLost,
+        PeerFault,
+        SessionUnknown,
+        SpanTooLarge,
+        StepFailed,
+        TryElsewhere,
+    )
 }
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from typing import NewType
+from typing import NamedTuple, NewType
 
-__all__ = ["PROTOCOL", "NodeId", "SessionId", "new_session_id", "short"]
+__all__ = ["PROTOCOL", "NodeId", "Seat", "SessionId", "new_session_id", "short"]
 
 PROTOCOL = 1
 """Version of everything two nodes say to each other; raised with any change that breaks it."""
@@ -15,6 +15,14 @@ NodeId = NewType("NodeId", str)
 
 SessionId = NewType("SessionId", str)
 """128 random bits as 32 hexadecimal digits: nobody guesses another caller's session."""
+
+
+class Seat(NamedTuple):
+    """A session's place at a node: a node may hold two parts of one chain."""
+
+    session: SessionId
+    start: int
+    """The first block of the part."""
 
 
 def new_session_id() -> SessionId:

@@ -48,6 +48,9 @@ HEARTBEAT_S = 5.0
 deaths are noticed by presence, not by this."""
 RECORD_LIFE_S = 60.0
 """How long a record counts without being renewed: a dozen heartbeats."""
+LEAVE_S = 5.0
+"""How long a leaving node waits for its sessions to move. Longer spares callers a replay, shorter
+lets the machine go."""
 LINKS_MAX = 64
 """Neighbours measured at each heartbeat; a larger swarm needs a sample, which issue B chooses."""
 
@@ -152,10 +155,10 @@ class _Mail:
             self.worker.on_message(peer, message, segments)
 
     def lost(self, peer: NodeId, error: ShardlineError) -> None:
-        """A peer is gone; the sessions that it opened are of no use to anybody."""
+        """A link broke; sessions outlive it for a while."""
         _log.info("%s: %s", short(peer), error)
         if self.worker is not None:
-            self.worker.on_lost(peer)
+            self.worker.on_lost(peer, error)
 
 
 class _Node:
@@ -175,7 +178,9 @@ class _Node:
         span = self.record.span
 
         def read() -> LoadedSpan:
-            return load_span(budget.plan, span, dtype=budget.dtype, device=device)
+            loaded = load_span(budget.plan, span, dtype=budget.dtype, device=device)
+            loaded.warm()
+            return loaded
 
         loaded = await asyncio.get_running_loop().run_in_executor(self._thread, read)
         return SpanEngine(loaded, cache_tokens=budget.cache_tokens(span))
@@ -211,6 +216,14 @@ class _Node:
                 async with asyncio.timeout(HEARTBEAT_S):
                     await stop.wait()
             await worker.expire()
+
+    async def leave(self, worker: Worker) -> None:
+        """Say so, and give the callers time to take their sessions elsewhere."""
+        await self.publish(State.LEAVING)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await worker.vacant()
+        worker.close()
 
     async def publish(self, state: State, **changes: object) -> None:
         """Put the renewed record into the directory."""

@@ -14,7 +14,7 @@ from shardline.core.errors import CacheFull, PeerFault, SessionUnknown
 if TYPE_CHECKING:
     from transformers import Cache
 
-    from shardline.core.ids import SessionId
+    from shardline.core.ids import Seat
     from shardline.core.spans import Span
     from shardline.model import Crossing, Returned
 
@@ -78,14 +78,14 @@ class SpanEngine:
     def __init__(self, span: RunsBlocks, *, cache_tokens: int) -> None:
         self._span = span
         self._cache_tokens = cache_tokens
-        self._sessions: dict[SessionId, _Session] = {}
+        self._sessions: dict[Seat, _Session] = {}
 
-    def open(self, session: SessionId, span: Span, *, rows: int, tokens: int, now_s: float) -> None:
+    def open(self, seat: Seat, span: Span, *, rows: int, tokens: int, now_s: float) -> None:
         """Reserve the cache of `span` for `rows` sequences of at most `tokens` tokens each.
 
         Raises CacheFull when that many tokens are not free, PeerFault for nonsense.
         """
-        if rows < 1 or tokens < 1 or session in self._sessions:
+        if rows < 1 or tokens < 1 or seat in self._sessions:
             raise PeerFault(f"a session of {rows} x {tokens} tokens, or one that is open already")
         if len(self._sessions) >= SESSIONS_MAX:
             raise CacheFull(f"{SESSIONS_MAX} sessions are open here, and no more are taken")
@@ -93,17 +93,17 @@ class SpanEngine:
         if rows * tokens > free:
             raise CacheFull(f"{rows * tokens} cache tokens were asked, {free} are free")
         part = self._span.part(span)
-        self._sessions[session] = _Session(part, part.new_cache(), rows, tokens, 0, now_s)
+        self._sessions[seat] = _Session(part, part.new_cache(), rows, tokens, 0, now_s)
 
-    def step(self, session: SessionId, crossing: Crossing, *, now_s: float) -> Crossing | Returned:
+    def step(self, seat: Seat, crossing: Crossing, *, now_s: float) -> Crossing | Returned:
         """Run one step through the session's blocks: what crosses in, and what goes on.
 
         Raises SessionUnknown, CacheFull beyond the reservation, PeerFault for what does not fit the
         model, StepFailed when a block fails; after the last two the session's cache is spoilt.
         """
-        state = self._sessions.get(session)
+        state = self._sessions.get(seat)
         if state is None:
-            raise SessionUnknown(f"session {session[:8]} is not open here")
+            raise SessionUnknown(f"session {seat.session[:8]} has no seat here")
         filled = state.filled + crossing.tokens
         if crossing.batch != state.rows or filled > state.tokens:
             raise CacheFull(
@@ -114,19 +114,19 @@ class SpanEngine:
         state.filled = filled
         return state.span.run(crossing, state.cache)
 
-    def close(self, session: SessionId) -> None:
+    def close(self, seat: Seat) -> None:
         """Forget a session and free its cache; unknown ones are no matter."""
-        self._sessions.pop(session, None)
+        self._sessions.pop(seat, None)
 
-    def expire(self, now_s: float) -> list[SessionId]:
+    def expire(self, now_s: float) -> list[Seat]:
         """Close the sessions that were idle for SESSION_IDLE_S and name them."""
         idle = [
-            session
-            for session, state in self._sessions.items()
+            seat
+            for seat, state in self._sessions.items()
             if now_s - state.used_at_s > SESSION_IDLE_S
         ]
-        for session in idle:
-            self.close(session)
+        for seat in idle:
+            self.close(seat)
         return idle
 
     def report(self) -> EngineReport:

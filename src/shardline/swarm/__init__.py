@@ -1,5 +1,6 @@
 """Who is in the swarm, who holds which blocks, and which nodes make a chain (BSNS, PAPER 1)."""
 
+from shardline.swarm.bans import Bans
 from shardline.swarm.certificates import TLS_NAME, issue_tls
 from shardline.swarm.directories.memory import MemoryBoard, MemoryDirectory
 from shardline.swarm.directories.zenoh import ZenohDirectory
@@ -7,8 +8,19 @@ from shardline.swarm.directory import Changed, Directory, Event, Joined, Left, S
 from shardline.swarm.identity import Identity
 from shardline.swarm.invite import Invite
 from shardline.swarm.invite_store import InviteStore
+from shardline.swarm.journal import Entry, Journals
 from shardline.swarm.member import Member, MemoryBacking, membership
-from shardline.swarm.placement import choose_span
+from shardline.swarm.pacing import LINKS_TOLD, heartbeat_s, record_life_s
+from shardline.swarm.placement import choose_span, throughputs
+from shardline.swarm.rebalancing import (
+    SETTLE_S,
+    TURN_S,
+    Move,
+    best_move,
+    decide,
+    may_move,
+    swarm_throughput,
+)
 from shardline.swarm.records import (
     CLOCK_SKEW_S,
     Foreign,
@@ -20,36 +32,58 @@ from shardline.swarm.records import (
     renew,
     sign,
 )
+from shardline.swarm.recovery import Gap, first_gap, mend
 from shardline.swarm.routing import Hop, choose_chain
+from shardline.swarm.stragglers import Stragglers
+from shardline.swarm.view import View
 
 __all__ = [
     "CLOCK_SKEW_S",
+    "LINKS_TOLD",
+    "SETTLE_S",
     "TLS_NAME",
+    "TURN_S",
+    "Bans",
     "Changed",
     "Directory",
+    "Entry",
     "Event",
     "Foreign",
+    "Gap",
     "Hop",
     "Identity",
     "Invite",
     "InviteStore",
     "Joined",
+    "Journals",
     "Left",
     "Member",
     "MemoryBacking",
     "MemoryBoard",
     "MemoryDirectory",
+    "Move",
     "NodeRecord",
     "Snapshot",
     "State",
+    "Stragglers",
+    "View",
     "ZenohDirectory",
+    "best_move",
     "check_name",
     "choose_chain",
     "choose_span",
+    "decide",
+    "first_gap",
+    "heartbeat_s",
     "is_current",
     "issue_tls",
+    "may_move",
     "membership",
+    "mend",
     "open_record",
+    "record_life_s",
     "renew",
     "sign",
+    "swarm_throughput",
+    "throughputs",
 ]

@@ -5,8 +5,8 @@ whose block throughputs, sorted, are lexicographically least; ties go to the low
 
 What holds: a window holds as many uncovered blocks as any window of its size can. Joiners who
 come one by one to an empty swarm cover the model as soon as their sizes sum up to its blocks.
-After nodes have left, the sizes may sum up and gaps too small for the rest may stay: rebalancing
-is a later matter.
+After nodes have left, the sizes may sum up and gaps too small for the rest may stay, until
+`rebalancing` closes them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shardline.swarm.records import NodeRecord, State
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["choose_span"]
+__all__ = ["choose_span", "share", "throughputs", "usual_rate"]
 
 
 def choose_span(
@@ -41,23 +41,34 @@ def choose_span(
         and record.blocks == blocks
         and fingerprint in {None, record.fingerprint}
     ]
-    throughputs = _throughputs(holders, blocks)
+    found = throughputs(holders, blocks)
     size = min(fits, blocks)
     starts = range(blocks - size + 1)
-    start = min(starts, key=lambda start: sorted(throughputs[start : start + size]))
+    start = min(starts, key=lambda start: sorted(found[start : start + size]))
     return Span(start, start + size)
 
 
-def _throughputs(holders: list[NodeRecord], blocks: int) -> list[float]:
-    """Steps a second by block; a node of n blocks gives rate / ((n + 1) / 2) to each of them.
-
-    A node that has not measured yet is taken for a middling one.
-    """
-    rates = [record.block_steps_per_s for record in holders if record.block_steps_per_s > 0]
-    usual = median(rates) if rates else 1.0
+def throughputs(records: Iterable[NodeRecord], blocks: int) -> list[float]:
+    """Steps a second by block, summed over the nodes that hold it or are about to move to it."""
+    known = list(records)
+    usual = usual_rate(known)
     found = [0.0] * blocks
-    for record in holders:
-        share = (record.block_steps_per_s or usual) * 2 / (len(record.span) + 1)
-        for block in range(record.start, record.stop):
-            found[block] += share
+    for record in known:
+        start, stop = record.start, record.stop
+        if record.next_stop:
+            start, stop = record.next_start, record.next_stop
+        each = share(record, usual)
+        for block in range(start, stop):
+            found[block] += each
     return found
+
+
+def usual_rate(records: Iterable[NodeRecord]) -> float:
+    """The median of the measured rates: a node that has not measured yet is a middling one."""
+    rates = [record.block_steps_per_s for record in records if record.block_steps_per_s > 0]
+    return median(rates) if rates else 1.0
+
+
+def share(record: NodeRecord, usual: float) -> float:
+    """What a node of n blocks gives to each of them: its rate / ((n + 1) / 2) steps a second."""
+    return (record.block_steps_per_s or usual) * 2 / (record.stop - record.start + 1)

@@ -98,10 +98,21 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     sessions: _Count = 0
     load: _Share = 0.0
     """Share of the last seconds spent computing."""
+    queue: _Count = 0
+    """Steps that wait for the engine now."""
     block_steps_per_s: _Rate = 0.0
     """Single-token steps a second through one block, measured; 0 is not known yet."""
     links: _Links = {}
     """Round-trip times in ms to other nodes."""
+    fits: _Blocks = 0
+    """How many consecutive blocks the memory has room for; 0 is not told."""
+    pinned: bool = False
+    """A person chose the span: rebalancing leaves it alone."""
+    placed_at_s: _Time = 0.0
+    """When this span was taken, by the node's own clock."""
+    next_start: _Blocks = 0
+    next_stop: _Blocks = 0
+    """The node means to move to [next_start, next_stop); 0 and 0 if it stays."""
     sequence: _Count = 0
     """Rises with every record of a node, restarts included."""
     issued_at_s: _Time = 0.0
@@ -111,6 +122,8 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not self.start < self.stop <= self.blocks:
             raise ValueError(f"blocks {self.start}:{self.stop} of {self.blocks}")
+        if self.next_stop and not self.next_start < self.next_stop <= self.blocks:
+            raise ValueError(f"moving to blocks {self.next_start}:{self.next_stop}")
         if not 0 <= self.expires_at_s - self.issued_at_s <= LIFE_MAX_S:
             raise ValueError(f"a life of {self.expires_at_s - self.issued_at_s} s")
 
@@ -118,6 +131,11 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     def span(self) -> Span:
         """The blocks this node holds or is loading."""
         return Span(self.start, self.stop)
+
+    @property
+    def moves_to(self) -> Span | None:
+        """The blocks that this node means to move to."""
+        return Span(self.next_start, self.next_stop) if self.next_stop else None
 
 
 class Foreign(msgspec.Struct, frozen=True):

@@ -1,14 +1,21 @@
-"""The shortest chain of nodes through all blocks (BSNS, PAPER section 1).
+"""The shortest chain of nodes through all blocks, or through some of them (BSNS, PAPER section 1).
 
 A pure search over (node, block): going on within a node costs its block's time, changing the node
-costs half the round trip between the two and a constant for frames, queues and wake-ups. This is
-the latency rule of the runtime family that BSNS builds on (Petals), with measured times where they
-are known. Issue B adds queues, free cache and bans to the cost.
+costs half the round trip between the two, a constant for frames and wake-ups, and the wait in the
+next node's queue. This is the latency rule of the runtime family that BSNS builds on (Petals), with
+measured times where they are known. Ours: load stretches a node's blocks, full caches and banned
+nodes cost more than any chain without them, and a salt spreads callers over near-equal nodes.
+
+Nodes are changed only where one's span ends or the other's begins. Anywhere else, moving the change
+towards the faster of the two costs less, until one of those places is reached.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
+from math import inf
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from shardline.core.errors import NotCovered
@@ -28,6 +35,16 @@ RTT_UNKNOWN_MS = 50.0
 """A link nobody has measured: worse than a LAN, so that a known good one is preferred."""
 BLOCK_UNKNOWN_MS = 5.0
 """A block's time on a node that has not measured yet."""
+LOAD_MAX = 0.9
+"""A node that computes all the time takes 1 / (1 - LOAD_MAX) as long as an idle one, not for ever:
+its record may be old."""
+SPREAD = 0.1
+"""With a salt, how much slower a node may seem than it is. More spreads callers over less equal
+nodes; none sends all of them to whoever is a hair faster, until its next record tells them."""
+CACHE_FULL_MS = 1e6
+"""Entering a node without room for the session: it would refuse, unless its record is old."""
+DISCOURAGED_MS = 1e9
+"""Entering a discouraged node: more than any chain without one."""
 _NAMES_MAX = 3
 
 
@@ -39,18 +56,48 @@ class Hop:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+class _Seat:
+    """A usable node, with what it costs and the cheapest way so far that ends on it."""
+
+    __slots__ = (
+        "block_ms", "cost_ms", "enter_ms", "hops", "measured",
+        "node", "order", "start", "stop", "way",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        record: NodeRecord,
+        *,
+        within: Span,
+        order: bytes | str,
+        slower: float,
+        enter_ms: float,
+    ) -> None:
+        rate = record.block_steps_per_s
+        block_ms = 1000 / rate if rate else BLOCK_UNKNOWN_MS
+        self.node = record.node
+        self.measured = record.links.get
+        self.start = max(record.start, within.start)
+        self.stop = min(record.stop, within.stop)
+        self.order = order
+        self.block_ms = block_ms * slower / (1 - min(record.load, LOAD_MAX))
+        self.enter_ms = HOP_MS + enter_ms + record.queue * block_ms * (record.stop - record.start)
+        self.cost_ms = inf
+        self.hops = 0
+        self.way: _Way | None = None
+
+
+_cost_ms = attrgetter("cost_ms")
+_rank = attrgetter("cost_ms", "hops", "order")
+
+
+@dataclass(slots=True)
 class _Way:
-    """The cheapest way through the blocks so far that ends on `node`."""
+    """The node entered at this block, and how one came there."""
 
-    cost_ms: float
-    hops: int
     node: NodeId
+    start: int
     back: _Way | None
-
-    @property
-    def rank(self) -> tuple[float, int, NodeId]:
-        return self.cost_ms, self.hops, self.node
 
 
 def choose_chain(  # noqa: PLR0913 - each names one part of what is asked
@@ -59,86 +106,183 @@ def choose_chain(  # noqa: PLR0913 - each names one part of what is asked
     blocks: int,
     fingerprint: str,
     dtype: str | None = None,
+    within: Span | None = None,
+    before: NodeId | None = None,
+    after: NodeId | None = None,
     avoid: Collection[NodeId] = (),
+    discouraged: Mapping[NodeId, float] | None = None,
     links: Mapping[NodeId, float] | None = None,
+    tokens: int = 0,
+    salt: str | None = None,
 ) -> tuple[Hop, ...]:
-    """The cheapest chain of ready nodes that passes each of the blocks [0, blocks) once, in order.
+    """The cheapest chain of ready nodes that passes each of the blocks once, in order.
 
-    `fingerprint` is the model to serve, `dtype` the only one to accept, `avoid` names nodes never
-    to use, `links` holds the caller's own round-trip times in ms. A node is in a chain at most
-    once. Raises NotCovered with every gap named.
+    The blocks are those of `within`, by default [0, blocks). `fingerprint` is the model to serve,
+    `dtype` the only one to accept. `before` and `after` are the nodes that the chain will hang
+    between, None being the caller, whose own round-trip times in ms are `links`. `avoid` names
+    nodes never to use; `discouraged` names nodes to use only where no chain goes without, fewest
+    first, then those with the least value (`Bans.avoid`: seconds left). A node with less room than
+    `tokens` is used only where no other chain is, short of discouraged ones. `salt`, a session's
+    id, picks among equals, and near-equals, at random; without it the least id wins. A node is in
+    a chain at most once. Raises NotCovered with every gap named.
     """
     known = list(records)
-    usable = {
-        record.node: record
-        for record in sorted(known, key=lambda record: record.node)
-        if record.state is State.READY
-        and record.node not in avoid
+    part = within or Span(0, blocks)
+    usable = [
+        record
+        for record in known
+        if record.start < part.stop
+        and part.start < record.stop
+        and record.state is State.READY
         and record.fingerprint == fingerprint
         and record.blocks == blocks
         and dtype in {None, record.dtype}
-    }
-    missing = gaps((record.span for record in usable.values()), blocks)
+        and record.node not in avoid
+    ]
+    missing = _missing(usable, part)
     if missing:
         raise NotCovered(_explain(missing, known, fingerprint, dtype, avoid))
-    costs = _Costs(usable, links or {})
-    ways: list[_Way] = []
-    for block in range(blocks):
-        holders = [record for record in usable.values() if block in record.span]
-        ways = [costs.arrive(record, ways) for record in holders]
-    best = min(ways, key=lambda way: (way.cost_ms + costs.link_ms(way.node, None), *way.rank))
-    return _chain(best, blocks)
+    seats = [
+        _seat(record, part, salt, _extra_ms(record, tokens, discouraged or {})) for record in usable
+    ]
+    links_of = {record.node: record.links for record in known if record.node in {before, after}}
+    return _search(seats, part, _Ends(before, after, links or {}, links_of))
 
 
-class _Costs:
-    """What hops and blocks cost in ms; the caller is the node None."""
+def _missing(usable: list[NodeRecord], part: Span) -> list[Span]:
+    """The part's gaps; spans are clipped to it and moved to its start, and the gaps moved back."""
+    clipped = {
+        (max(record.start, part.start) - part.start, min(record.stop, part.stop) - part.start)
+        for record in usable
+    }
+    found = gaps((Span(*ends) for ends in clipped), len(part))
+    return [Span(gap.start + part.start, gap.stop + part.start) for gap in found]
 
-    def __init__(self, usable: Mapping[NodeId, NodeRecord], own: Mapping[NodeId, float]) -> None:
-        self._usable = usable
-        self._own = own
 
-    def link_ms(self, left: NodeId, right: NodeId | None) -> float:
-        """One way between two nodes, as either of them measured it."""
-        if right is None:
-            return self._own.get(left, RTT_UNKNOWN_MS) / 2
-        measured = self._usable[left].links.get(right, self._usable[right].links.get(left))
-        return (RTT_UNKNOWN_MS if measured is None else measured) / 2
+def _extra_ms(record: NodeRecord, tokens: int, discouraged: Mapping[NodeId, float]) -> float:
+    """What entering costs beside the rule, so that it is the last resort."""
+    full = record.cache_tokens_total and record.cache_tokens_free < tokens
+    extra_ms = CACHE_FULL_MS if full else 0.0
+    if record.node in discouraged:
+        extra_ms += DISCOURAGED_MS + min(1e3 * discouraged[record.node], DISCOURAGED_MS / 1e3)
+    return extra_ms
 
-    def arrive(self, record: NodeRecord, ways: list[_Way]) -> _Way:
-        """The cheapest way that passes one more block, on this node."""
-        node, rate = record.node, record.block_steps_per_s
-        block_ms = 1000 / rate if rate else BLOCK_UNKNOWN_MS
-        if not ways:
-            return _Way(HOP_MS + self.link_ms(node, None) + block_ms, 1, node, None)
-        options = [
-            _Way(way.cost_ms + block_ms, way.hops, node, way)
-            if way.node == node
-            else _Way(
-                way.cost_ms + HOP_MS + self.link_ms(way.node, node) + block_ms,
-                way.hops + 1,
-                node,
-                way,
-            )
-            for way in ways
+
+def _seat(record: NodeRecord, within: Span, salt: str | None, enter_ms: float) -> _Seat:
+    if salt is None:
+        return _Seat(record, within=within, order=record.node, slower=1.0, enter_ms=enter_ms)
+    luck = blake2b(record.node.encode(), digest_size=4, key=salt.encode()[:64]).digest()
+    slower = 1 + SPREAD * int.from_bytes(luck, "big") / 2**32
+    return _Seat(record, within=within, order=luck, slower=slower, enter_ms=enter_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """What a chain hangs between."""
+
+    before: NodeId | None
+    after: NodeId | None
+    own: Mapping[NodeId, float]
+    links: Mapping[NodeId, Mapping[NodeId, float]]
+
+    def link_ms(self, end: NodeId | None, seat: _Seat) -> float:
+        """One way between an end of the chain and a node; the caller is the node None."""
+        if end is None:
+            return self.own.get(seat.node, RTT_UNKNOWN_MS) / 2
+        if end == seat.node:
+            return 0.0
+        measured = seat.measured(end)
+        if measured is None:
+            measured = self.links.get(end, {}).get(seat.node, RTT_UNKNOWN_MS)
+        return measured / 2
+
+
+def _search(seats: list[_Seat], part: Span, ends: _Ends) -> tuple[Hop, ...]:
+    """Block by block, the cheapest way to every node that holds it."""
+    starting: dict[int, list[_Seat]] = {}
+    for seat in sorted(seats, key=lambda seat: seat.order):
+        starting.setdefault(seat.start, []).append(seat)
+    here: list[_Seat] = []
+    for block in range(part.start, part.stop):
+        fresh = starting.get(block, [])
+        if block == part.start:
+            for seat in fresh:
+                seat.cost_ms = seat.enter_ms + ends.link_ms(ends.before, seat)
+                seat.hops, seat.way = 1, _Way(seat.node, block, None)
+        else:
+            here = _change(here, fresh, block)
+        here = here + fresh
+        for seat in here:
+            seat.cost_ms += seat.block_ms
+    for seat in here:
+        seat.cost_ms += ends.link_ms(ends.after, seat)
+    best = min(here, key=_rank)
+    return _hops(best.way, part)
+
+
+def _change(here: list[_Seat], fresh: list[_Seat], block: int) -> list[_Seat]:
+    """Let ways change nodes before this block; returns the nodes that go on.
+
+    Ways are compared as they were before this block: no node is changed twice at one place.
+    """
+    ending = [seat for seat in here if seat.stop == block]
+    if not ending and not fresh:
+        return here
+    here.sort(key=_cost_ms)
+    changes = [_enter(seat, here) for seat in fresh]
+    staying = here
+    if ending:
+        staying = [seat for seat in here if seat.stop > block]
+        ending.sort(key=_cost_ms)
+        least_ms = ending[0].cost_ms
+        changes += [
+            _enter(seat, ending, against=seat)
+            for seat in staying
+            if least_ms + seat.enter_ms <= seat.cost_ms
         ]
-        return min(options, key=lambda option: (option.cost_ms, option.hops))
+    for seat, cost_ms, source in filter(None, changes):
+        seat.cost_ms, seat.hops = cost_ms, source[0] + 1
+        seat.way = _Way(seat.node, block, source[1])
+    return staying
 
 
-def _chain(way: _Way, blocks: int) -> tuple[Hop, ...]:
+_Change = tuple[_Seat, float, tuple[int, _Way | None]]
+
+
+def _enter(seat: _Seat, ways: list[_Seat], against: _Seat | None = None) -> _Change | None:
+    """The cheapest of these ways, sorted by cost, into this node, if it beats what is known."""
+    node, measured, enter_ms = seat.node, seat.measured, seat.enter_ms
+    cost_ms = against.cost_ms if against else inf
+    hops = against.hops if against else 0
+    best: _Seat | None = None
+    for way in ways:
+        entered_ms = way.cost_ms + enter_ms
+        if entered_ms > cost_ms:
+            break  # so are all that follow
+        rtt_ms = way.measured(node)
+        if rtt_ms is None and (rtt_ms := measured(way.node)) is None:
+            rtt_ms = RTT_UNKNOWN_MS
+        entered_ms += rtt_ms / 2
+        if entered_ms < cost_ms or (entered_ms == cost_ms and way.hops + 1 < hops):
+            cost_ms, hops, best = entered_ms, way.hops + 1, way
+    return (seat, cost_ms, (best.hops, best.way)) if best else None
+
+
+def _hops(way: _Way | None, part: Span) -> tuple[Hop, ...]:
     """The way as hops. A node that it comes back to keeps what lies between: it holds that too."""
-    nodes: list[NodeId] = []
-    step: _Way | None = way
-    while step is not None:
-        nodes.append(step.node)
-        step = step.back
-    nodes.reverse()
     hops: list[Hop] = []
-    start = 0
-    while start < blocks:
-        stop = blocks - nodes[::-1].index(nodes[start])
-        hops.append(Hop(nodes[start], Span(start, stop)))
-        start = stop
-    return tuple(hops)
+    stop = part.stop
+    steps: list[_Way] = []
+    while way is not None:
+        steps.append(way)
+        way = way.back
+    while steps:
+        node = steps[0].node
+        last = max(index for index, step in enumerate(steps) if step.node == node)
+        hops.append(Hop(node, Span(steps[last].start, stop)))
+        stop = steps[last].start
+        steps = steps[last + 1 :]
+    return tuple(reversed(hops))
 
 
 def _explain(

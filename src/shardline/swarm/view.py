@@ -59,10 +59,12 @@ class View:
         An older record than the known one, and an expired one, are passed over.
         """
         try:
-            record = open_record(data)
+            self.hear_opened(node, open_record(data), now_s)
         except PeerFault as error:
             self._refuse(node, str(error))
-            return
+
+    def hear_opened(self, node: NodeId, record: NodeRecord | Foreign, now_s: float) -> None:
+        """As `hear_record`, for what `open_record` has checked: many views may share one check."""
         if record.node != node:
             self._refuse(node, f"it is a record of {record.node}")
             return

@@ -22,6 +22,7 @@ __all__ = [
     "Opened",
     "Ping",
     "Pong",
+    "Reroute",
     "Result",
     "Spent",
     "Step",
@@ -55,10 +56,12 @@ _Spending = Annotated[list[Spent], Meta(max_length=1_024)]
 
 
 class Open(_Message, tag="open", frozen=True):
-    """Lay a session at a node: it runs blocks [start, stop) of the model with this fingerprint.
+    """Take a seat at a node: it runs blocks [start, stop) of the model with this fingerprint.
 
     `next` is who gets the outputs (None: the caller, as a Result); `tokens` is the most tokens a
-    row of this session will hold, `batch` its rows.
+    row of this session will hold, `batch` its rows. `fresh` says that the next node's cache has to
+    be filled too, so that replayed steps go on to it. A seat that the same caller has taken before
+    starts anew.
     """
 
     session: _Session
@@ -69,21 +72,29 @@ class Open(_Message, tag="open", frozen=True):
     next: _Node | None
     tokens: _Count
     batch: _Count
+    fresh: bool = False
 
 
 class Opened(_Message, tag="opened", frozen=True):
-    """The node is ready for the session's first step."""
+    """The node is ready for the first step at this seat."""
 
     session: _Session
     node: _Node
+    start: _Count
 
 
 class Step(_Message, tag="step", frozen=True):
-    """One forward pass through the chain; the segments are the span's inputs."""
+    """One forward pass through the chain; the segments are the inputs of the span at `start`.
+
+    A replayed step only fills the cache of a node that took over: its outputs are known already.
+    """
 
     session: _Session
+    start: _Count
     step: _Count
+    caller: _Node
     spent: _Spending
+    replay: bool = False
 
 
 class Result(_Message, tag="result", frozen=True):
@@ -102,17 +113,39 @@ class Failed(_Message, tag="failed", frozen=True):
     node: _Node
     kind: Annotated[str, Meta(max_length=64)]
     text: Annotated[str, Meta(max_length=TEXT_MAX)]
+    about: _Node | None = None
+    """The node that is to blame, where it is not the one that says so."""
 
     @classmethod
-    def of(cls, session: SessionId, step: int | None, node: NodeId, error: Exception) -> Failed:
+    def of(
+        cls,
+        session: SessionId,
+        step: int | None,
+        node: NodeId,
+        error: Exception,
+        about: NodeId | None = None,
+    ) -> Failed:
         """This error as a message; a long text is cut to what may cross."""
-        return cls(session, step, node, type(error).__name__[:64], str(error)[:TEXT_MAX])
+        kind, text = type(error).__name__[:64], str(error)[:TEXT_MAX]
+        return cls(session, step, node, kind, text, about)
+
+
+class Reroute(_Message, tag="reroute", frozen=True):
+    """From the caller: the seat at `start` sends to `next` from now on.
+
+    All that was sent from there is sent again first, so that the new node fills its cache.
+    """
+
+    session: _Session
+    start: _Count
+    next: _Node
 
 
 class Close(_Message, tag="close", frozen=True):
-    """The session is over: free what it holds."""
+    """The session is over at this seat (None: at all of them): free what it holds."""
 
     session: _Session
+    start: _Count | None = None
 
 
 class Ping(_Message, tag="ping", frozen=True):
@@ -127,7 +160,7 @@ class Pong(_Message, tag="pong", frozen=True):
     nonce: _Nonce
 
 
-Message = Open | Opened | Step | Result | Failed | Close | Ping | Pong
+Message = Open | Opened | Step | Result | Failed | Reroute | Close | Ping | Pong
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

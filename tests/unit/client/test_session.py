@@ -1,123 +1,334 @@
+"""A caller's session against a scripted swarm: what it sends, and what it makes of the answers."""
+
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
 import pytest
 
-from shardline.client.session import ChainBroken, RemoteSession, Sessions, StepTimes
-from shardline.core.errors import CacheFull, NodeLost, ShardlineError
+from shardline.client.session import RemoteSession, Sessions
+from shardline.client.surroundings import ChainBroken, Mended
+from shardline.client.times import StepTimes
+from shardline.core.errors import CacheFull, JournalLost, NodeLost, NotCovered, StepFailed
 from shardline.core.ids import NodeId
 from shardline.core.segments import Segment
 from shardline.core.spans import Span
 from shardline.swarm import Hop
-from shardline.wire import Close, Failed, Message, Open, Opened, Result, Spent, Step
+from shardline.wire import Close, Failed, Message, Open, Opened, Reroute, Result, Spent, Step
 
 pytestmark = pytest.mark.anyio
 
-ME, A, B, STRANGER = (NodeId(digit * 64) for digit in "0abf")
-CHAIN = (Hop(A, Span(0, 2)), Hop(B, Span(2, 5)))
+ME, A, B, C, D = (NodeId(digit * 64) for digit in "0abcd")
+WHOLE = Span(0, 6)
 
 
-class Post:
-    """Keeps what is sent; nodes that are gone cannot be reached."""
+@dataclass
+class Around:
+    """A swarm of nodes that hold all they are asked for; A, B, C come first."""
 
-    def __init__(self) -> None:
-        self.sent: asyncio.Queue[tuple[NodeId, Message, Sequence[Segment]]] = asyncio.Queue()
-        self.gone: set[NodeId] = set()
+    holders: dict[Span, list[NodeId]]
+    sent: asyncio.Queue[tuple[NodeId, Message, Sequence[Segment]]] = field(
+        default_factory=asyncio.Queue["tuple[NodeId, Message, Sequence[Segment]]"]
+    )
+    unreachable: set[NodeId] = field(default_factory=set[NodeId])
+    silent: set[NodeId] = field(default_factory=set[NodeId])
+    leaves: set[NodeId] = field(default_factory=set[NodeId])
+    told: list[Mended | str] = field(default_factory=list["Mended | str"])
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def me(self) -> NodeId:
+        return ME
+
+    @property
+    def post(self) -> "Around":
+        return self
 
     async def send(self, peer: NodeId, message: Message, segments: Sequence[Segment] = ()) -> None:
-        if peer in self.gone:
+        if peer in self.unreachable:
             raise NodeLost(f"{peer[:8]} is gone")
         await self.sent.put((peer, message, segments))
 
+    async def route(
+        self, within: Span, avoid: Collection[NodeId], *, tokens: int
+    ) -> tuple[Hop, ...]:
+        spans = [span for span in self.holders if within.start <= span.start < within.stop]
+        hops: list[Hop] = []
+        for span in sorted(spans):
+            free = [node for node in self.holders[span] if node not in avoid]
+            if not free:
+                raise NotCovered(f"no live node holds blocks {span}")
+            hops.append(Hop(free[0], span))
+        return tuple(hops)
+
+    def leaving(self, chain: tuple[Hop, ...]) -> set[NodeId]:
+        return {hop.node for hop in chain} & self.leaves
+
+    async def alive(self, node: NodeId, wait_s: float) -> bool:
+        return node not in self.silent
+
+    def tell(self, news: Mended | str) -> None:
+        self.told.append(news)
+        self.heard.set()
+
+
+THIRDS = (Span(0, 2), Span(2, 4), Span(4, 6))
+
 
 @pytest.fixture
-def post() -> Post:
-    return Post()
+def around() -> Around:
+    return Around({THIRDS[0]: [A, D], THIRDS[1]: [B, D], THIRDS[2]: [C, D]})
 
 
-async def opened(post: Post) -> RemoteSession:
-    session = RemoteSession(post, ME, CHAIN, "print")
+async def seats(around: Around, session: RemoteSession, count: int) -> list[Open]:
+    """Give the next so many seats that are asked for."""
+    given: list[Open] = []
+    while len(given) < count:
+        node, message, _ = await around.sent.get()
+        assert isinstance(message, Open), message
+        given.append(message)
+        session.on_message(node, Opened(session.id, node, message.start), ())
+    return given
+
+
+async def opened(around: Around) -> RemoteSession:
+    session = RemoteSession(around, "print", WHOLE)
     opening = asyncio.create_task(session.open(rows=2, tokens=30))
-    for hop in CHAIN:
-        await post.sent.get()
-        session.on_message(hop.node, Opened(session.id, hop.node), ())
+    await seats(around, session, 3)
     await opening
     return session
 
 
-async def test_every_node_is_told_its_span_and_who_comes_next(post: Post) -> None:
-    session = RemoteSession(post, ME, CHAIN, "print")
+async def stepped(around: Around, session: RemoteSession, number: int) -> None:
+    """One step that goes well."""
+    stepping = asyncio.create_task(session.step([b"in %d" % number]))
+    node, message, _ = await around.sent.get()
+    assert (node, message) == (session.chain[0].node, Step(session.id, 0, number, ME, []))
+    session.on_message(session.chain[-1].node, Result(session.id, number, []), [b"out"])
+    await stepping
+
+
+async def test_every_node_is_told_its_span_and_who_comes_next(around: Around) -> None:
+    session = RemoteSession(around, "print", WHOLE)
     opening = asyncio.create_task(session.open(rows=2, tokens=30))
-    first, second = await post.sent.get(), await post.sent.get()
-    assert first[:2] == (A, Open(session.id, ME, "print", 0, 2, B, 30, 2))
-    assert second[:2] == (B, Open(session.id, ME, "print", 2, 5, None, 30, 2))
-    session.on_message(B, Opened(session.id, B), ())
-    session.on_message(STRANGER, Opened(session.id, A), ())
-    assert not opening.done()
-    session.on_message(A, Opened(session.id, A), ())
+    first, second, third = await seats(around, session, 3)
+    assert first == Open(session.id, ME, "print", 0, 2, B, 30, 2, fresh=True)
+    assert second == Open(session.id, ME, "print", 2, 4, C, 30, 2, fresh=True)
+    assert third == Open(session.id, ME, "print", 4, 6, None, 30, 2, fresh=False)
     await opening
 
 
-async def test_a_step_goes_to_the_first_node_and_comes_from_the_last(post: Post) -> None:
-    session = await opened(post)
+async def test_a_step_goes_to_the_first_node_and_comes_from_the_last(around: Around) -> None:
+    session = await opened(around)
     stepping = asyncio.create_task(session.step([b"abc"]))
-    assert await post.sent.get() == (A, Step(session.id, 0, []), [b"abc"])
+    assert await around.sent.get() == (A, Step(session.id, 0, 0, ME, []), [b"abc"])
     spent = [Spent("a", 1_000, 50), Spent("b", 2_000, 7)]
     session.on_message(A, Result(session.id, 0, spent), [b"not the last node"])
-    session.on_message(B, Result(session.id, 9, spent), [b"a late or early step"])
-    session.on_message(B, Result(session.id, 0, spent), [b"out"])
+    session.on_message(C, Result(session.id, 9, spent), [b"another step"])
+    session.on_message(C, Result(session.id, 0, spent), [b"out"])
     assert await stepping == ([b"out"], spent)
 
 
-async def test_a_node_that_refuses_is_named_with_its_own_reason(post: Post) -> None:
-    session = RemoteSession(post, ME, CHAIN, "print")
+async def test_a_node_that_refuses_a_seat_is_passed_by(around: Around) -> None:
+    session = RemoteSession(around, "print", WHOLE)
     opening = asyncio.create_task(session.open(rows=1, tokens=30))
-    await post.sent.get()
+    for _ in THIRDS:
+        node, _, _ = await around.sent.get()
+        if node == B:
+            full = Failed.of(session.id, None, B, CacheFull("30 asked, 4 free"))
+            session.on_message(B, full, ())
+    second = await seats(around, session, 3)
+    await opening
+    assert [hop.node for hop in session.chain] == [A, D, C]
+    assert [message.start for message in second] == [0, 2, 4]
+
+
+async def test_when_all_refuse_the_reason_is_the_nodes_own(around: Around) -> None:
+    around.holders[THIRDS[1]] = [B]
+    session = RemoteSession(around, "print", WHOLE)
+    opening = asyncio.create_task(session.open(rows=1, tokens=30))
+    for _ in THIRDS:
+        await around.sent.get()
     session.on_message(B, Failed.of(session.id, None, B, CacheFull("30 asked, 4 free")), ())
-    with pytest.raises(ChainBroken, match="30 asked, 4 free") as broken:
+    with pytest.raises(ChainBroken, match="30 asked, 4 free"):
         await opening
-    assert broken.value.node == B
-    assert isinstance(broken.value.cause, CacheFull)
 
 
-async def test_a_node_that_leaves_ends_the_step_that_waits_and_all_later_ones(post: Post) -> None:
-    session = await opened(post)
-    stepping = asyncio.create_task(session.step([b"x"]))
-    await post.sent.get()
-    session.on_left(STRANGER)
-    session.on_left(B)
-    with pytest.raises(ChainBroken, match="went away"):
+async def test_the_sender_before_the_gap_is_told_to_send_again(around: Around) -> None:
+    session = await opened(around)
+    await stepped(around, session, 0)
+    stepping = asyncio.create_task(session.step([b"in 1"]))
+    await around.sent.get()
+    around.holders[THIRDS[1]] = [D]
+    session.on_gone(B, NodeLost("b went away"))
+    (seat,) = await seats(around, session, 1)
+    assert seat == Open(session.id, ME, "print", 2, 4, C, 30, 2, fresh=False)
+    assert await around.sent.get() == (A, Reroute(session.id, 0, D), ())
+    session.on_message(C, Result(session.id, 1, []), [b"out"])
+    assert await stepping == ([b"out"], [])
+    (news,) = around.told
+    assert isinstance(news, Mended)
+    assert (news.lost, news.hops) == ((Hop(B, THIRDS[1]),), (Hop(D, THIRDS[1]),))
+
+
+async def test_the_caller_sends_again_what_the_first_node_had(around: Around) -> None:
+    session = await opened(around)
+    await stepped(around, session, 0)
+    stepping = asyncio.create_task(session.step([b"in 1"]))
+    await around.sent.get()
+    session.on_gone(A, NodeLost("a went away"))
+    await seats(around, session, 1)
+    again = [await around.sent.get() for _ in range(2)]
+    assert again == [
+        (D, Step(session.id, 0, 0, ME, [], replay=True), (b"in 0",)),
+        (D, Step(session.id, 0, 1, ME, [], replay=False), (b"in 1",)),
+    ]
+    session.on_message(C, Result(session.id, 1, []), [b"out"])
+    await stepping
+
+
+async def test_neighbours_that_go_together_are_replaced_together(around: Around) -> None:
+    session = await opened(around)
+    stepping = asyncio.create_task(session.step([b"in"]))
+    await around.sent.get()
+    session.on_gone(B, NodeLost("b went away"))
+    session.on_gone(C, NodeLost("c went away"))
+    first, second = await seats(around, session, 2)
+    assert (first.start, first.next, first.fresh) == (2, D, True)
+    assert (second.start, second.next, second.fresh) == (4, None, False)
+    assert await around.sent.get() == (A, Reroute(session.id, 0, D), ())
+    session.on_message(D, Result(session.id, 0, []), [b"out"])
+    await stepping
+
+
+async def test_a_sender_that_kept_nothing_becomes_part_of_the_gap(around: Around) -> None:
+    session = await opened(around)
+    stepping = asyncio.create_task(session.step([b"in"]))
+    await around.sent.get()
+    session.on_gone(B, NodeLost("b went away"))
+    await seats(around, session, 1)
+    assert isinstance((await around.sent.get())[1], Reroute)
+    session.on_message(A, Failed.of(session.id, None, A, JournalLost("too long")), ())
+    (seat,) = await seats(around, session, 1)
+    assert seat.start == 0
+    assert isinstance((await around.sent.get())[1], Step)
+    session.on_message(C, Result(session.id, 0, []), [b"out"])
+    await stepping
+
+
+async def test_a_blamed_node_is_replaced_and_not_the_one_that_blames_it(around: Around) -> None:
+    session = await opened(around)
+    stepping = asyncio.create_task(session.step([b"in"]))
+    await around.sent.get()
+    lost = Failed.of(session.id, 0, A, NodeLost("b cannot be reached"), about=B)
+    session.on_message(A, lost, ())
+    (seat,) = await seats(around, session, 1)
+    assert seat.start == 2
+    session.on_message(C, Result(session.id, 0, []), [b"out"])
+    await stepping
+
+
+async def test_a_node_whose_blocks_fail_is_replaced(around: Around) -> None:
+    session = await opened(around)
+    stepping = asyncio.create_task(session.step([b"in"]))
+    await around.sent.get()
+    session.on_message(C, Failed.of(session.id, 0, C, StepFailed("out of memory")), ())
+    (seat,) = await seats(around, session, 1)
+    assert (seat.start, session.id) == (4, seat.session)
+    await around.sent.get()
+    session.on_message(D, Result(session.id, 0, []), [b"out"])
+    await stepping
+
+
+async def test_a_replacement_that_dies_is_replaced_too(around: Around) -> None:
+    session = await opened(around)
+    stepping = asyncio.create_task(session.step([b"in"]))
+    await around.sent.get()
+    session.on_gone(B, NodeLost("b went away"))
+    await seats(around, session, 1)
+    await around.sent.get()
+    around.holders[THIRDS[1]] = [B]  # it came back, and D leaves
+    session.on_gone(D, NodeLost("d went away"))
+    (seat,) = await seats(around, session, 1)
+    assert seat.start == 2
+    assert await around.sent.get() == (A, Reroute(session.id, 0, B), ())
+    session.on_message(C, Result(session.id, 0, []), [b"out"])
+    await stepping
+
+
+async def test_whoever_waits_is_told_which_blocks_nobody_holds(around: Around) -> None:
+    around.holders[THIRDS[1]] = [B]
+    session = await opened(around)
+    stepping = asyncio.create_task(session.step([b"in"]))
+    await around.sent.get()
+    around.holders[THIRDS[1]] = []
+    session.on_gone(B, NodeLost("b went away"))
+    await around.heard.wait()
+    assert around.told == ["no live node holds blocks 2:4"]
+    around.holders[THIRDS[1]] = [B]
+    session.on_joined(B)
+    await seats(around, session, 1)
+    assert await around.sent.get() == (A, Reroute(session.id, 0, B), ())
+    session.on_message(C, Result(session.id, 0, []), [b"out"])
+    await stepping
+
+
+async def test_a_frozen_node_is_found_by_asking(
+    around: Around, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardline.client.session.PROBE_S", 0.01)
+    session = await opened(around)
+    stepping = asyncio.create_task(session.step([b"in"]))
+    await around.sent.get()
+    around.silent.add(C)
+    (seat,) = await seats(around, session, 1)
+    assert seat.start == 4
+    await around.sent.get()
+    session.on_message(D, Result(session.id, 0, []), [b"out"])
+    await stepping
+
+
+async def test_a_leaving_node_is_left_before_the_next_step(around: Around) -> None:
+    session = await opened(around)
+    await stepped(around, session, 0)
+    around.leaves.add(B)
+    stepping = asyncio.create_task(session.step([b"in 1"]))
+    await seats(around, session, 1)
+    assert await around.sent.get() == (A, Reroute(session.id, 0, D), ())
+    assert await around.sent.get() == (B, Close(session.id, 2), ())
+    assert await around.sent.get() == (A, Step(session.id, 0, 1, ME, []), [b"in 1"])
+    session.on_message(C, Result(session.id, 1, []), [b"out"])
+    await stepping
+
+
+async def test_a_full_cache_in_mid_session_is_the_callers_to_hear(around: Around) -> None:
+    session = await opened(around)
+    stepping = asyncio.create_task(session.step([b"in"]))
+    await around.sent.get()
+    session.on_message(B, Failed.of(session.id, 0, B, CacheFull("31 tokens, 30 reserved")), ())
+    with pytest.raises(CacheFull, match="30 reserved"):
         await stepping
-    with pytest.raises(ChainBroken, match="went away"):
-        await session.step([b"y"])
 
 
-async def test_a_node_that_cannot_be_reached_is_named(post: Post) -> None:
-    post.gone.add(B)
-    session = RemoteSession(post, ME, CHAIN, "print")
-    with pytest.raises(ChainBroken, match="gone") as broken:
-        await session.open(rows=1, tokens=3)
-    assert broken.value.node == B
-
-
-async def test_closing_tells_every_node_that_is_left(post: Post) -> None:
-    session = await opened(post)
-    post.gone.add(A)
+async def test_closing_tells_every_node_that_may_hold_a_seat(around: Around) -> None:
+    session = await opened(around)
+    around.unreachable.add(A)
     await session.close()
-    assert await post.sent.get() == (B, Close(session.id), ())
+    told = {(await around.sent.get())[:2] for _ in range(2)}
+    assert told == {(B, Close(session.id)), (C, Close(session.id))}
 
 
-async def test_messages_find_their_session_and_late_ones_are_passed_over(post: Post) -> None:
-    session = await opened(post)
+async def test_messages_find_their_session_and_late_ones_are_passed_over(around: Around) -> None:
+    session = await opened(around)
     sessions = Sessions()
     sessions.add(session)
     stepping = asyncio.create_task(session.step([]))
-    await post.sent.get()
-    sessions.on_message(B, Result(session.id, 0, []), [b"out"])
+    await around.sent.get()
+    sessions.on_message(C, Result(session.id, 0, []), [b"out"])
     assert await stepping == ([b"out"], [])
     sessions.remove(session)
-    sessions.on_message(B, Failed.of(session.id, 0, B, ShardlineError("late")), ())
-    sessions.on_left(A)
+    sessions.on_message(C, Failed.of(session.id, 0, C, StepFailed("late")), ())
+    sessions.on_gone(A, NodeLost("late"))
 
 
 def test_the_overhead_is_what_no_node_computed_for_each_link() -> None:

@@ -6,7 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from transformers import DynamicCache
 
 from shardline.core.errors import CacheFull, PeerFault, SessionUnknown
-from shardline.core.ids import SessionId
+from shardline.core.ids import Seat, SessionId
 from shardline.core.spans import Span
 from shardline.model import Call, Crossing
 from shardline.runtime import SpanEngine
@@ -37,8 +37,8 @@ def crossing(rows: int, tokens: int, span: Span = WHOLE) -> Crossing:
     return Crossing(span.start, (torch.ones(rows, tokens, 2),), (Call((), {}),), order)
 
 
-def session(number: int) -> SessionId:
-    return SessionId(f"{number:032x}")
+def session(number: int) -> Seat:
+    return Seat(SessionId(f"{number:032x}"), 0)
 
 
 def test_a_step_goes_through_the_sessions_own_part_of_the_span() -> None:
@@ -132,7 +132,7 @@ class Engine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now_s += seconds
         for gone in self.engine.expire(self.now_s):
-            del self.reserved[int(gone, 16)]
+            del self.reserved[int(gone.session, 16)]
 
     @invariant()
     def the_books_are_right(self) -> None:

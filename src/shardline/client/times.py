@@ -1,0 +1,23 @@
+"""Where a step's time and bytes went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["StepTimes"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """One step of one session."""
+
+    wall_s: float
+    nodes_s: tuple[float, ...]
+    """What each node of the chain computed."""
+    moved_bytes: int
+
+    @property
+    def overhead_ms(self) -> float:
+        """Time per link that no node computed in: codecs, frames, queues, wake-ups, network."""
+        links = len(self.nodes_s) + 1
+        return 1e3 * max(0.0, self.wall_s - sum(self.nodes_s)) / links

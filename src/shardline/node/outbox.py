@@ -1,0 +1,129 @@
+"""What leaves a node: steps that go on, results, failures; and what is kept to be sent again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from shardline.core.errors import NodeLost, ShardlineError, Unsupported
+from shardline.core.ids import short
+from shardline.swarm import Journals
+from shardline.wire import Failed, Result, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shardline.core.ids import NodeId, Seat
+    from shardline.core.segments import Segment
+    from shardline.node.seats import SeatState
+    from shardline.wire import Message
+
+__all__ = ["Outbox", "Post"]
+
+_log = logging.getLogger(__name__)
+
+FORWARD_S = 20.0
+"""How long a node tries to hand a step on. Longer rides out a stall of the link, shorter tells the
+caller sooner that the next node is lost."""
+
+JOURNAL_BYTES = 2**28
+"""What a node keeps to send again, over all seats. More lets longer sessions mend one span alone;
+sessions that outgrow it are rebuilt from their caller's side."""
+
+
+class Post(Protocol):
+    """What a node asks of the switchboard."""
+
+    async def send(self, peer: NodeId, message: Message, segments: Sequence[Segment] = ()) -> None:
+        """Deliver to a peer's handler, dialling it if needed."""
+        ...
+
+    def hang_up(self, peer: NodeId, error: ShardlineError) -> None:
+        """End the channel to a peer that broke the protocol."""
+        ...
+
+
+class Outbox:
+    """Sends for the seats of one node; the caller is told of everything that does not arrive."""
+
+    def __init__(self, me: NodeId, post: Post) -> None:
+        self._me = me
+        self._post = post
+        self._journals = Journals(JOURNAL_BYTES)
+
+    async def send_on(
+        self, seat: Seat, state: SeatState, step: int, out: Sequence[Segment], *, replayed: bool
+    ) -> None:
+        """Note a step's outputs, and send them where this seat sends to."""
+        self._journals.add(seat, step, out, only=state.next is None)
+        if replayed and not state.fresh:
+            return  # whoever comes next has it from before
+        async with state.sending:
+            await self._hand_on(seat, state, step, out, replay=replayed)
+
+    async def send_again(self, seat: Seat, state: SeatState) -> None:
+        """Send the last outputs once more: what they led to was lost."""
+        last = self._journals.last(seat)
+        if last is not None:
+            async with state.sending:
+                await self._hand_on(seat, state, last.step, last.segments, replay=False)
+
+    async def send_all_to(self, seat: Seat, state: SeatState, to: NodeId) -> None:
+        """From now on this seat sends to another node, which first gets all that was sent.
+
+        Raises JournalLost if that is not kept any more.
+        """
+        state.next = to
+        state.fresh = False
+        state.give_up_sending()
+        async with state.sending:
+            entries = self._journals.since(seat, 0)
+            for entry in entries:
+                if state.closed or state.next != to:
+                    return
+                replay = entry is not entries[-1]
+                await self._hand_on(seat, state, entry.step, entry.segments, replay=replay)
+
+    def forget(self, seat: Seat) -> None:
+        """Nothing of this seat will be sent again."""
+        self._journals.drop(seat)
+
+    async def tell(self, peer: NodeId, message: Message) -> None:
+        """Send if the peer is still there; if not, nobody waits for it."""
+        with contextlib.suppress(TimeoutError, ShardlineError):
+            async with asyncio.timeout(FORWARD_S):
+                await self._post.send(peer, message)
+
+    async def fail(
+        self,
+        caller: NodeId,
+        seat: Seat,
+        step: int | None,
+        error: ShardlineError,
+        about: NodeId | None = None,
+    ) -> None:
+        """Tell a session's caller what could not be done, and which node is to blame if not we."""
+        _log.info("session %s, step %s: %s", seat.session[:8], step, error)
+        await self.tell(caller, Failed.of(seat.session, step, self._me, error, about))
+
+    async def _hand_on(
+        self, seat: Seat, state: SeatState, step: int, out: Sequence[Segment], *, replay: bool
+    ) -> None:
+        spent, to = state.last_spent, state.next
+        message: Message = Result(seat.session, step, spent)
+        if to is not None:
+            message = Step(seat.session, state.span.stop, step, state.caller, spent, replay)
+        try:
+            async with asyncio.timeout(FORWARD_S) as state.patience:
+                await self._post.send(to or state.caller, message, out)
+        except Unsupported as error:
+            await self.fail(state.caller, seat, step, error)
+        except (TimeoutError, ShardlineError) as error:
+            if to is not None and state.next == to:
+                reason = str(error) or f"no way through within {FORWARD_S:.0f} s"
+                lost = NodeLost(f"node {short(to)} cannot be reached: {reason}")
+                await self.fail(state.caller, seat, step, lost, about=to)
+        finally:
+            state.patience = None

@@ -1,0 +1,114 @@
+"""`shardline status` over a swarm without a network."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shardline.cli import status as command
+from shardline.cli.main import run
+from shardline.core.ids import NodeId
+from shardline.swarm import Invite, NodeRecord, State
+
+FIELDS = {
+    "name", "id", "model", "start", "stop", "blocks", "state", "device", "dtype", "memory_bytes",
+    "memory_used_bytes", "cache_tokens_free", "cache_tokens_total", "sessions", "load",
+    "block_steps_per_s", "rtt_ms", "links_ms",
+}  # fmt: skip
+FIRST, SECOND = NodeId("1" * 64), NodeId("2" * 64)
+ADA = NodeRecord(
+    node=FIRST,
+    name="ada",
+    shardline="0.1.0",
+    model="tiny",
+    fingerprint="f00d",
+    blocks=8,
+    start=0,
+    stop=3,
+    state=State.READY,
+    device="cpu",
+    dtype="float32",
+    memory_bytes=2**30,
+    links={SECOND: 0.5},
+)
+BEN = msgspec.structs.replace(ADA, node=SECOND, name="ben", start=3, stop=6, links={})
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[NodeRecord]:
+    """What the command finds; ben does not answer."""
+    monkeypatch.setenv("SHARDLINE_HOME", str(tmp_path))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    records: list[NodeRecord] = []
+
+    async def look(_: Invite) -> tuple[list[NodeRecord], dict[NodeId, float | None]]:
+        return records, {FIRST: 1.25, SECOND: None}
+
+    monkeypatch.setattr(command, "_look", look)
+    return records
+
+
+def shown(capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    assert run(["status", "--join", Invite.new().encode(), *options]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_json_is_one_object_with_a_row_a_node(
+    seen: list[NodeRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen += [ADA, BEN]
+    out = shown(capsys, "--json")
+    assert out.count("\n") == 1
+    report = json.loads(out)
+    assert list(report) == ["nodes"]
+    ada, ben = report["nodes"]
+    assert set(ada) == set(ben) == FIELDS
+    assert (ada["name"], ada["start"], ada["stop"], ada["rtt_ms"]) == ("ada", 0, 3, 1.25)
+    assert (ada["state"], ada["links_ms"]) == ("ready", {SECOND: 0.5})
+    assert ben["rtt_ms"] is None
+
+
+def test_an_empty_swarm_is_an_empty_list(
+    seen: list[NodeRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert json.loads(shown(capsys, "--json")) == {"nodes": []}
+    assert shown(capsys) == "nobody serves in this swarm yet\n"
+    assert seen == []
+
+
+def test_people_see_the_nodes_and_what_is_missing(
+    seen: list[NodeRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen += [ADA, BEN]
+    out = shown(capsys)
+    assert "0:3 of 8" in out
+    assert "1.2 ms" in out
+    assert "no answer" in out
+    assert "no live node holds blocks 6:8 of tiny" in out
+
+
+def test_a_node_that_loads_does_not_cover(
+    seen: list[NodeRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen.append(msgspec.structs.replace(ADA, stop=8, state=State.LOADING))
+    assert "no live node holds blocks 0:8" in shown(capsys)
+
+
+def test_names_are_text_and_no_markup(
+    seen: list[NodeRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen.append(msgspec.structs.replace(ADA, name="[/red]:dog:", model="[bold]x[/b]"))
+    out = shown(capsys)
+    assert "[/red]:dog:" in out
+    assert out.count("[bold]x[/b]") == 2
+
+
+def test_the_invite_is_kept_once_it_opened_the_swarm(
+    seen: list[NodeRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    del seen
+    shown(capsys)
+    assert run(["status"]) == 0
