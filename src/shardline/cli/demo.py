@@ -105,7 +105,7 @@ class _Show:
         """Between two tokens: kill when it is time, and say what happened."""
         if tokens == KILL_AT and self._kill is not None:
             victim = next(hop for hop in self._model.chain if hop.span == self._kill)
-            self._local.processes[self._name(victim.node)].kill()
+            self._local.kill(self._name(victim.node))
         while not self._news.empty():
             self._tell(self._news.get())
 

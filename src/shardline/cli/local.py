@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
-import subprocess
+import signal
 import sys
 import tempfile
+import threading
 import time
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from shardline.client import Swarm, joined
 from shardline.core.errors import NodeLost
@@ -20,6 +21,7 @@ from shardline.swarm import Invite, State
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+    from multiprocessing.process import BaseProcess
 
 __all__ = ["NAMES", "LocalSwarm", "local_swarm", "unequal_spans"]
 
@@ -28,19 +30,6 @@ START_S = 120.0
 POLL_S = 0.05
 LEAVE_S = 10.0
 NAMES = ("ada", "ben", "cleo", "dora", "emil", "fay", "gus", "hana", "ivo", "june", "kai", "lea")
-
-
-@dataclass(frozen=True, slots=True)
-class LocalSwarm:
-    """The caller's view, and each node's process by name."""
-
-    swarm: Swarm
-    processes: dict[str, subprocess.Popen[str]]
-
-    @property
-    def invite(self) -> str:
-        """For others on this machine."""
-        return self.swarm.invite.encode()
 
 
 def unequal_spans(blocks: int, nodes: int) -> list[Span]:
@@ -55,32 +44,100 @@ def unequal_spans(blocks: int, nodes: int) -> list[Span]:
     return [Span(start, stop) for start, stop in pairwise(accumulate(lengths, initial=0))]
 
 
+class _Tie(Protocol):
+    """One end of a pipe; the operating system closes it when its process ends."""
+
+    def close(self) -> None: ...
+
+    def recv_bytes(self) -> bytes: ...
+
+
+class LocalSwarm:
+    """The caller's view, and each node's process by name.
+
+    All processes are forked from one that has imported what a node needs and done nothing else, so
+    that a node starts in a fraction of a second. Each is told what `shardline serve` is told.
+    """
+
+    def __init__(self, swarm: Swarm, model: Path, folder: Path, options: Sequence[str]) -> None:
+        self.swarm = swarm
+        self.processes: dict[str, BaseProcess] = {}
+        self._model = model
+        self._folder = folder
+        self._options = options
+        self._ties: dict[str, _Tie] = {}
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["shardline.cli.serve", "shardline.node"])
+
+    @property
+    def invite(self) -> str:
+        """For others on this machine."""
+        return self.swarm.invite.encode()
+
+    def start(self, name: str, span: Span) -> None:
+        """Start a node, which will be ready some time later."""
+        arguments = ["serve", str(self._model), "--name", name, "--blocks", str(span)]
+        arguments += ["--listen", "127.0.0.1:0", "--join", self.invite, *self._options]
+        self._ties[name], tie = self._context.Pipe()
+        process = self._context.Process(
+            target=_serve, args=(arguments, str(self._folder), name, tie), daemon=True
+        )
+        process.start()
+        tie.close()
+        self.processes[name] = process
+
+    def kill(self, name: str) -> None:
+        """End a node as a pulled plug would."""
+        self.processes[name].kill()
+        self.processes[name].join()
+
+    def end(self, name: str) -> None:
+        """Ask a node to leave, and insist after a while."""
+        self._ties.pop(name).close()
+        process = self.processes.pop(name)
+        process.join(LEAVE_S)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+    def wait_until_ready(self) -> None:
+        """Wait until every process serves; raises NodeLost with the last words of one that ends."""
+        deadline_s = time.monotonic() + START_S
+        while True:
+            ready = {
+                record.name for record in self.swarm.nodes_now() if record.state is State.READY
+            }
+            if ready >= set(self.processes):
+                return
+            for name, process in self.processes.items():
+                if not process.is_alive():
+                    words = (self._folder / f"{name}.err").read_text().strip() or "no word"
+                    raise NodeLost(f"{name} ended with code {process.exitcode}: {words}")
+            if time.monotonic() > deadline_s:
+                late = ", ".join(sorted(set(self.processes) - ready))
+                raise NodeLost(f"{late} did not get ready within {START_S:.0f} s")
+            time.sleep(POLL_S)
+
+
 @contextlib.contextmanager
 def local_swarm(
     model: Path, spans: Sequence[Span], *, dtype: str = "float32", threads: int = 1
 ) -> Generator[LocalSwarm]:
     """One node process a span, ready to be used; raises NodeLost with a node's own last words."""
+    options = ["--dtype", dtype, "--threads", str(threads)]
     with (
         tempfile.TemporaryDirectory(prefix="shardline-") as folder,
         joined(Invite.new(), listen="127.0.0.1:0") as swarm,
-        contextlib.ExitStack() as stack,
     ):
-        environment = os.environ | {"SHARDLINE_HOME": folder, "OMP_NUM_THREADS": str(threads)}
-        environment["SHARDLINE_INVITE"] = swarm.invite.encode()
-        processes: dict[str, subprocess.Popen[str]] = {}
-        for name, span in zip(_names(len(spans)), spans, strict=True):
-            options = ["--name", name, "--blocks", str(span), "--dtype", dtype]
-            options += ["--threads", str(threads), "--listen", "127.0.0.1:0"]
-            errors = stack.enter_context((Path(folder) / f"{name}.err").open("w+"))
-            processes[name] = subprocess.Popen(  # noqa: S603  (our own program)
-                [sys.executable, "-m", "shardline.cli", "serve", str(model), *options,
-                 "--until-stdin-closes"],
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors,
-                text=True, env=environment,
-            )  # fmt: skip
-            stack.callback(_end, processes[name])
-        _wait(swarm, processes, Path(folder))
-        yield LocalSwarm(swarm, processes)
+        local = LocalSwarm(swarm, model, Path(folder), options)
+        try:
+            for name, span in zip(_names(len(spans)), spans, strict=True):
+                local.start(name, span)
+            local.wait_until_ready()
+            yield local
+        finally:
+            for name in list(local.processes):
+                local.end(name)
 
 
 def _names(count: int) -> list[str]:
@@ -90,28 +147,20 @@ def _names(count: int) -> list[str]:
     ]
 
 
-def _wait(swarm: Swarm, processes: dict[str, subprocess.Popen[str]], folder: Path) -> None:
-    deadline_s = time.monotonic() + START_S
-    while True:
-        ready = {record.name for record in swarm.nodes_now() if record.state is State.READY}
-        if ready >= set(processes):
-            return
-        for name, process in processes.items():
-            if process.poll() is not None:
-                words = (folder / f"{name}.err").read_text().strip() or "no word"
-                raise NodeLost(f"{name} ended with code {process.returncode}: {words}")
-        if time.monotonic() > deadline_s:
-            late = ", ".join(sorted(set(processes) - ready))
-            raise NodeLost(f"{late} did not get ready within {START_S:.0f} s")
-        time.sleep(POLL_S)
+def _serve(arguments: list[str], folder: str, name: str, tie: _Tie) -> None:
+    """A node's process: `shardline serve`, until told to leave or its parent ends."""
+    os.environ["SHARDLINE_HOME"] = folder
+    with (Path(folder) / f"{name}.err").open("a") as errors, Path(os.devnull).open("w") as out:
+        os.dup2(errors.fileno(), sys.stderr.fileno())
+        os.dup2(out.fileno(), sys.stdout.fileno())
 
+    def wait() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            tie.recv_bytes()  # nothing is ever sent: it ends when the other side does
+        os.kill(os.getpid(), signal.SIGTERM)
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """Ask by closing its input, insist after a while."""
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        process.wait(LEAVE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    threading.Thread(target=wait, daemon=True).start()
+
+    from shardline.cli.main import run
+
+    sys.exit(run(arguments))

@@ -11,6 +11,7 @@ from typing import cast
 
 import click
 
+from shardline.cli.bench import bench
 from shardline.cli.chat import chat
 from shardline.cli.demo import demo
 from shardline.cli.generate import generate
@@ -34,7 +35,7 @@ def cli(*, verbose: bool) -> None:
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
 
 
-for command in (serve, generate, chat, status, invite, demo):
+for command in (serve, generate, chat, status, invite, demo, bench):
     cli.add_command(command)
 
 

@@ -7,7 +7,6 @@ import functools
 import re
 import signal
 import sys
-import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -52,7 +51,6 @@ ADDRESS_CHARS_MAX = 100
 @click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="Default: the model's.")
 @click.option("--memory", metavar="8GiB", help="For weights and cache; default: most of the free.")
 @click.option("--threads", type=click.IntRange(1, THREADS_MAX), metavar="N", help="CPU threads.")
-@click.option("--until-stdin-closes", is_flag=True, hidden=True)
 def serve(  # noqa: PLR0913  (one argument an option)
     *,
     model: str,
@@ -64,7 +62,6 @@ def serve(  # noqa: PLR0913  (one argument an option)
     dtype: str | None,
     memory: str | None,
     threads: int | None,
-    until_stdin_closes: bool,
 ) -> None:
     """Serve a part of MODEL (a directory or a hub id) until interrupted.
 
@@ -88,7 +85,7 @@ def serve(  # noqa: PLR0913  (one argument an option)
             threads=threads,
         )
         start = _Start(invite, founds=join_text is None, any_port=listen is None)
-        asyncio.run(_serve(settings, start, identity, until_stdin_closes=until_stdin_closes))
+        asyncio.run(_serve(settings, start, identity))
 
 
 def _check(blocks: str, listen: str | None, device: str) -> None:
@@ -110,9 +107,7 @@ class _Start:
     any_port: bool
 
 
-async def _serve(
-    settings: Settings, start: _Start, identity: Identity, *, until_stdin_closes: bool
-) -> None:
+async def _serve(settings: Settings, start: _Start, identity: Identity) -> None:
     from shardline.node import Person
     from shardline.node import serve as serve_node
 
@@ -124,8 +119,6 @@ async def _serve(
 
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    if until_stdin_closes:
-        _stop_with_stdin(stop)
     person = Person(joined, _tell, stop)
     try:
         await serve_node(settings, start.invite, identity, person)
@@ -167,14 +160,3 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 
 def _wake(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, *_: object) -> None:
     loop.call_soon_threadsafe(stop.set)
-
-
-def _stop_with_stdin(stop: asyncio.Event) -> None:
-    """Leave when the process that started us ends, however it ends."""
-    loop = asyncio.get_running_loop()
-
-    def wait() -> None:
-        sys.stdin.buffer.read()
-        loop.call_soon_threadsafe(stop.set)
-
-    threading.Thread(target=wait, daemon=True).start()

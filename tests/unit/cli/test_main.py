@@ -101,4 +101,3 @@ def test_help_is_calm_and_fits_the_screen(
     assert err == ""
     assert out.startswith("Usage: shardline")
     assert max(map(len, out.splitlines())) <= WIDE
-    assert "until-stdin-closes" not in out
