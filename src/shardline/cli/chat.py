@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from shardline.cli.generate import Sampling, Writer, sampling_options
+from shardline.cli.news import tell
 from shardline.cli.options import join_option, keep_invite, model_argument, the_invite
 from shardline.cli.progress import Progress
 from shardline.core.errors import PromptTooLong
@@ -33,7 +34,7 @@ def chat(*, model: str, join_text: str | None, sampling: Sampling) -> None:
     with joined(invite) as swarm:
         keep_invite(invite)
         with Progress("loading"):
-            swarm_model = swarm.model_now(model)
+            swarm_model = swarm.model_now(model, tell=tell)
             talk = _Talk(swarm_model, Writer(swarm_model), sampling)
         while line := _ask():
             talk.turn(line)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from shardline.cli.news import tell
 from shardline.cli.options import (
     join_option,
     json_option,
@@ -105,7 +106,7 @@ def generate(
     with Progress("joining the swarm", wanted=not as_json) as progress, joined(invite) as swarm:
         keep_invite(invite)
         progress.say(f"loading the ends of {model}")
-        swarm_model = swarm.model_now(model)
+        swarm_model = swarm.model_now(model, tell=tell)
         progress.say("reading the prompt")
         writer = Writer(swarm_model, quiet=as_json, on_count=progress.count)
         writer.write(writer.encode(prompt), sampling)
