@@ -70,7 +70,7 @@ class Runner:
     def _step(self, session: RemoteSession, crossing: Crossing) -> Returned:
         started_s = time.perf_counter()
         segments = pack(crossing.to_tree())
-        out, spent = self._portal.call(session.step, segments)
+        out, spent = self._portal.call(session.step, segments, crossing.tokens)
         returned = Returned.from_tree(unpack(out))
         self.chain = session.chain
         self.steps.append(

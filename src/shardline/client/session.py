@@ -14,7 +14,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from shardline.client.surroundings import ChainBroken, Mended
+from shardline.client.surroundings import ChainBroken, Mended, Need
 from shardline.core.errors import (
     BadInput,
     CacheFull,
@@ -59,8 +59,9 @@ PAUSE_S = 0.1
 CLOSE_S = 2.0
 MENDS_MAX = 32
 """Mends during one step before the session gives up."""
-JOURNAL_BYTES = 2**30
-"""What a caller keeps to send again: the inputs of the first block, for all tokens so far."""
+JOURNAL_BYTES = 2**29
+"""What a caller keeps to send again: the inputs of the first block, for all tokens so far. More
+than a node lets wait could not be sent again in one go."""
 
 
 class RemoteSession:
@@ -96,7 +97,7 @@ class RemoteSession:
         self._rows, self._tokens = rows, tokens
         while True:
             try:
-                chain = await self._around.route(self._span, self._avoid, tokens=rows * tokens)
+                chain = self._around.route(self._span, self._avoid, self._need(None, None))
             except NotCovered:
                 if not self._avoid:
                     raise
@@ -106,31 +107,35 @@ class RemoteSession:
                 self.chain = chain
                 return
 
-    async def step(self, segments: Sequence[Segment]) -> tuple[Sequence[Segment], list[Spent]]:
+    async def step(
+        self, segments: Sequence[Segment], tokens: int = 1
+    ) -> tuple[Sequence[Segment], list[Spent]]:
         """One step through the whole chain: what came back, and what each node spent on it.
+
+        `tokens` is how many the step holds of each sequence.
 
         Nodes that fail meanwhile are replaced. Raises ChainBroken when that cannot be done within
         PATIENCE_S, CacheFull beyond the tokens that the session was opened for, StepTimeout.
         """
-        for node in self._around.leaving(self.chain):
-            self._gone.setdefault(node, NodeLost(f"node {short(node)} is leaving"))
+        for node, reason in self._around.leaving(self.chain).items():
+            self._gone.setdefault(node, NodeLost(reason))
         if self._broken():
             await self._mend_all()
         kept = [bytes(segment) for segment in segments]
         self._journals.add(self._home, self._step, kept)
         self._result = None
         await self._send_step(self._step, kept, replay=False)
-        result = await self._finish()
+        out, spent = await self._finish()
         self._step += 1
-        return result
+        if tokens == 1 and len(spent) == len(self.chain):
+            for hop, node in zip(self.chain, spent, strict=True):
+                self._around.judge(hop.node, node.compute_us / 1e6 / len(hop.span))
+        return out, spent
 
     async def close(self) -> None:
         """Free the cache on every node that can still be told."""
         self._journals.drop(self._home)
-        for node in self._asked:
-            with contextlib.suppress(ShardlineError, TimeoutError):
-                async with asyncio.timeout(CLOSE_S):
-                    await self._around.post.send(node, Close(self.id))
+        await asyncio.gather(*(self._free(node, None) for node in self._asked))
 
     def on_message(self, peer: NodeId, message: Message, segments: Sequence[Segment]) -> None:
         """What nodes answer; what comes late or from elsewhere is passed over."""
@@ -160,8 +165,12 @@ class RemoteSession:
         """Where our own notes are kept: what was sent to the first block."""
         return Seat(self.id, self._span.start)
 
+    def _need(self, before: NodeId | None, after: NodeId | None) -> Need:
+        return Need(self._rows * self._tokens, self.id, before, after)
+
     def _failed(self, peer: NodeId, message: Failed) -> None:
-        error = remote_error(message.kind, message.text)
+        text = "".join(sign if sign.isprintable() else "?" for sign in " ".join(message.text.split()))
+        error = remote_error(message.kind, text)  # one line, whatever a peer wrote
         if message.step is None and any(asked == peer for asked, _ in self._unopened):
             self._avoid[peer] = self._gone[peer] = error
         elif isinstance(error, JournalLost):  # it cannot fill the gap behind it: it is part of it
@@ -238,33 +247,39 @@ class RemoteSession:
         started_s = asyncio.get_running_loop().time()
         lost = self.chain[gap.first : gap.stop]
         leaving = self._around.leaving(lost)
-        hops = await self._find(gap, deadline_s)
+        for hop in lost:
+            if hop.node not in leaving:
+                self._around.failed(hop.node)
         after = self.chain[gap.stop].node if gap.stop < len(self.chain) else None
+        hops = await self._find(gap, after, deadline_s)
         if not await self._take_seats(hops, after):
             return False
-        reasons = tuple(str(self._lost.pop(hop.span.start)) for hop in lost)
+        causes = tuple(self._lost.pop(hop.span.start) for hop in lost)
         self.chain = mend(self.chain, gap, hops)
         if gap.first:
             before = self.chain[gap.first - 1]
             await self._post(before.node, Reroute(self.id, before.span.start, hops[0].node))
         else:
             await self._replay()
-        for hop in lost:
-            if hop.node in leaving:
-                await self._post(hop.node, Close(self.id, hop.span.start))
+        taken = {(hop.node, hop.span.start) for hop in hops}
+        for hop, cause in zip(lost, causes, strict=True):
+            lives = hop.node in leaving or isinstance(cause, JournalLost)
+            if lives and (hop.node, hop.span.start) not in taken:
+                await self._free(hop.node, hop.span.start)
         took_s = asyncio.get_running_loop().time() - started_s
-        self._around.tell(Mended(lost, hops, reasons, self._step, took_s))
+        self._around.tell(Mended(lost, hops, tuple(map(str, causes)), self._step, took_s))
         return True
 
-    async def _find(self, gap: Gap, deadline_s: float) -> tuple[Hop, ...]:
+    async def _find(self, gap: Gap, after: NodeId | None, deadline_s: float) -> tuple[Hop, ...]:
         """A chain for the gap's blocks; waits for one until the deadline, and says so."""
         loop = asyncio.get_running_loop()
         lost = self.chain[gap.first : gap.stop]
+        before = self.chain[gap.first - 1].node if gap.first else None
         avoid = self._avoid | {hop.node: self._lost[hop.span.start] for hop in lost}
         said = ""
         while True:
             try:
-                return await self._around.route(gap.span, avoid, tokens=self._rows * self._tokens)
+                return self._around.route(gap.span, avoid, self._need(before, after))
             except NotCovered as error:
                 if avoid:  # whoever failed us is better than nobody, if it is there
                     avoid = {}
@@ -277,7 +292,10 @@ class RemoteSession:
                 await self._woken(PROBE_S)
 
     async def _take_seats(self, hops: tuple[Hop, ...], after: NodeId | None) -> bool:
-        """Take a seat at each of these nodes; False if one did not give it and is to be avoided."""
+        """Take a seat at each of these nodes; False if one did not give it and is to be avoided.
+
+        Then the others' seats are left, so that they are free for the next try.
+        """
         self._unopened = {(hop.node, hop.span.start) for hop in hops}
         asked = {hop.node for hop in hops}
         self._asked |= asked
@@ -310,7 +328,16 @@ class RemoteSession:
                 await self._woken(left_s)
         given = not self._unopened
         self._unopened = set()
+        if not given:
+            live = [hop for hop in hops if hop.node not in self._gone]
+            await asyncio.gather(*(self._free(hop.node, hop.span.start) for hop in live))
         return given
+
+    async def _free(self, node: NodeId, start: int | None) -> None:
+        """Leave a seat (None: all of them), if the node can be told."""
+        with contextlib.suppress(ShardlineError, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._around.post.send(node, Close(self.id, start))
 
     async def _replay(self) -> None:
         """Send all of our own notes to the first node; the last step goes through to the end."""

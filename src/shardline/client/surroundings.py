@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from shardline.core.errors import NotCovered, ShardlineError, TryElsewhere
-from shardline.swarm import State, choose_chain
+from shardline.core.ids import short
+from shardline.swarm import Bans, State, Stragglers, choose_chain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from shardline.swarm import Hop, Member, NodeRecord
     from shardline.wire import Message
 
-__all__ = ["ChainBroken", "Mended", "Post", "Surroundings", "SwarmAround", "Wanted"]
+__all__ = ["ChainBroken", "Mended", "Need", "Post", "Surroundings", "SwarmAround", "Wanted"]
 
 
 class ChainBroken(TryElsewhere):
@@ -43,6 +44,19 @@ class Mended:
     """Until the notes were on their way; the step goes on once they are replayed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a chain is for."""
+
+    tokens: int = 0
+    """Cache tokens that each of its nodes should have free."""
+    session: str | None = None
+    """Sessions spread over nodes that are equal."""
+    before: NodeId | None = None
+    after: NodeId | None = None
+    """The nodes that it will hang between; None is the caller."""
+
+
 class Post(Protocol):
     """What a session asks of the switchboard."""
 
@@ -64,14 +78,20 @@ class Surroundings(Protocol):
         """The way to every node."""
         ...
 
-    async def route(
-        self, within: Span, avoid: Collection[NodeId], *, tokens: int
-    ) -> tuple[Hop, ...]:
+    def route(self, within: Span, avoid: Collection[NodeId], need: Need) -> tuple[Hop, ...]:
         """A chain for these blocks; raises NotCovered with every gap named."""
         ...
 
-    def leaving(self, chain: tuple[Hop, ...]) -> set[NodeId]:
-        """Nodes of the chain that should be left, as others can take over."""
+    def judge(self, node: NodeId, block_s: float) -> None:
+        """A node took this long a block for a single token."""
+        ...
+
+    def failed(self, node: NodeId) -> None:
+        """A node failed a session: others are asked first for a while."""
+        ...
+
+    def leaving(self, chain: tuple[Hop, ...]) -> dict[NodeId, str]:
+        """Nodes of the chain that should be left, as others can take over, and why."""
         ...
 
     async def alive(self, node: NodeId, wait_s: float) -> bool:
@@ -106,6 +126,8 @@ class SwarmAround:
         self._records = records
         self._wanted = wanted
         self._tell = tell
+        self._bans = Bans()
+        self._stragglers = Stragglers()
         self.links_ms: dict[NodeId, float] = {}
         """Round-trip times from here, as far as measured."""
 
@@ -119,26 +141,55 @@ class SwarmAround:
         """See Surroundings."""
         return self._member.switchboard
 
-    async def route(
-        self, within: Span, avoid: Collection[NodeId], *, tokens: int
-    ) -> tuple[Hop, ...]:
+    def route(self, within: Span, avoid: Collection[NodeId], need: Need) -> tuple[Hop, ...]:
         """See Surroundings; by the records that were last heard."""
-        return self._choose(within, avoid)
+        return choose_chain(
+            self._records.values(),
+            blocks=self._wanted.blocks,
+            fingerprint=self._wanted.fingerprint,
+            dtype=self._wanted.dtype,
+            within=within,
+            before=need.before,
+            after=need.after,
+            avoid=avoid,
+            discouraged=self._bans.avoid(self._now_s()),
+            links=self.links_ms,
+            tokens=need.tokens,
+            salt=need.session,
+        )
 
-    def leaving(self, chain: tuple[Hop, ...]) -> set[NodeId]:
+    def judge(self, node: NodeId, block_s: float) -> None:
         """See Surroundings."""
-        said = {
-            hop.node
-            for hop in chain
-            if hop.node in self._records and self._records[hop.node].state is State.LEAVING
-        }
+        if self._stragglers.add(node, block_s):
+            self._bans.failed(node, self._now_s())
+
+    def failed(self, node: NodeId) -> None:
+        """See Surroundings."""
+        self._bans.failed(node, self._now_s())
+        self._stragglers.forget(node)
+
+    def leaving(self, chain: tuple[Hop, ...]) -> dict[NodeId, str]:
+        """See Surroundings."""
+        found = {hop.node: reason for hop in chain if (reason := self._reason_to_leave(hop.node))}
         try:
             for hop in chain:
-                if hop.node in said:
-                    self._choose(hop.span, said)
+                if hop.node in found:
+                    self.route(hop.span, found.keys(), Need())
         except NotCovered:
-            return set()
-        return said
+            return {}
+        return found
+
+    def _reason_to_leave(self, node: NodeId) -> str | None:
+        record = self._records.get(node)
+        if record is not None and record.state is State.LEAVING:
+            return f"node {record.name} is leaving"
+        if self._stragglers.is_straggler(node):
+            return f"node {record.name if record else short(node)} became slow"
+        return None
+
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()
 
     async def alive(self, node: NodeId, wait_s: float) -> bool:
         """See Surroundings."""
@@ -152,14 +203,3 @@ class SwarmAround:
     def tell(self, news: Mended | str) -> None:
         """See Surroundings."""
         self._tell(news)
-
-    def _choose(self, within: Span, avoid: Collection[NodeId]) -> tuple[Hop, ...]:
-        return choose_chain(
-            self._records.values(),
-            blocks=self._wanted.blocks,
-            fingerprint=self._wanted.fingerprint,
-            dtype=self._wanted.dtype,
-            avoid=avoid,
-            links=self.links_ms,
-            within=within,
-        )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Bans"]
 
 FIRST_S = 15.0
-"""The first ban. Shorter tries a broken node again sooner; longer wastes one that only hiccupped."""
+"""The first ban. Shorter tries a broken node sooner; longer wastes one that only hiccupped."""
 MOST_S = 600.0
 """The longest ban, and how long a peer has to be quiet until all is forgotten."""
 PEERS_MAX = 4_096

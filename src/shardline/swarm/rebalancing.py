@@ -14,8 +14,8 @@ BSNS builds on (Petals). How a mover is found is ours:
 
 A move is worth what it takes off `sum over blocks of throughput ** -POWER`, a smooth stand-in for
 the least throughput that also sees progress where many blocks are equally bad. It has to be worth
-WORTH times what the node gives where it is; so that sum only ever falls while nobody joins or
-leaves, no arrangement comes back, and moving ends. While the worst block has BALANCED of the mean
+WORTH times what the node gives where it is, and GAIN of the sum; so the sum falls with each move
+while nobody joins or leaves, no arrangement comes back, and moving ends. While the worst block has BALANCED of the mean
 throughput nobody moves: no arrangement of the same spans has a worst block above the mean.
 
 Pure: there is no clock and no luck inside.
@@ -23,11 +23,13 @@ Pure: there is no clock and no luck inside.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from shardline.core.spans import Span
@@ -36,8 +38,6 @@ from shardline.swarm.records import NodeRecord, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-
 
     from shardline.core.ids import NodeId
 
@@ -51,12 +51,25 @@ TURN_S = 120.0
 """How long the same nodes are preferred; a mover who does not move blocks others no longer."""
 BALANCED = 0.96
 """Worst block's share of the mean throughput above which all is well. Nearer to 1 moves more."""
-WORTH = 1.05
+WORTH = 1.02
 """How many times more a node has to be worth where it goes. Nearer to 1 moves more."""
-POWER = 8
+POWER = 14
 """Of the stand-in for the least throughput: larger is nearer to it and blinder beside it."""
-_HOLE = 1e-3
-"""What an uncovered block is taken to have, as a share of the mean."""
+GAIN, GAIN_OF_ALL = 0.02, 0.5
+"""Share of the sum that a move has to take off: the first, and in large swarms the second divided
+by the nodes. So a few moves a node at most can follow each other. Smaller ends nearer to the best.
+"""
+LUCK_LEAST = 0.9
+"""How far luck may put a move back; less lets a node that does not move block others longer."""
+LOOK_NODES = 40
+"""In larger swarms single moves are fine enough, and two at once too many to look through."""
+LOOKS = 40
+"""First moves whose best second one is looked at; each takes about half a millisecond."""
+LOOK_GAIN = 0.02
+"""Share of the sum that two moves have to take off together."""
+_HOLE = 0.05
+"""What every block is taken to have besides, as a share of the mean: an uncovered one's pain is
+finite, and small enough not to swallow the others' in a sum of 64-bit floats."""
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
@@ -134,87 +147,151 @@ def best_move(
     mean = float(rates.mean())
     if not mean or rates.min() >= BALANCED * mean:
         return None
-    movers = [record for record in ours if record.moves_to]
     taken = np.zeros(blocks, dtype=bool)
-    for block in {block for record in movers for block in _touched(record)}:
-        taken[block] = True
-    urgent = not rates.min()
+    for record in ours:
+        if record.moves_to:
+            taken[list(_touched(record))] = True
     free = [
         record
         for record in ours
         if _movable(record)
-        and (urgent or now_s - record.placed_at_s >= REST_S)
+        and (not rates.min() or now_s - record.placed_at_s >= REST_S)
         and not taken[record.start : record.stop].any()
     ]
-    if not free:
-        return None
     held = np.zeros(blocks, dtype=np.int64)
     for record in ours:
         if _stays(record):
             held[record.start : record.stop] += 1
-    return _Search(free, ours, rates / mean, held, taken, mean).best(int(now_s // TURN_S))
+    usual = usual_rate(ours)
+    board = _Board(
+        start=np.array([record.start for record in free]),
+        stop=np.array([record.stop for record in free]),
+        each=np.array([share(record, usual) / mean for record in free]),
+        gain_least=min(GAIN, GAIN_OF_ALL / len(ours)),
+        luck=np.array([_luck(record.node, int(now_s // TURN_S)) for record in free]),
+        rates=rates / mean,
+        held=held,
+        taken=np.r_[0, taken.cumsum()],
+    )
+    found = _best(board, WORTH) if free else None
+    if found is None and free and len(ours) <= LOOK_NODES:
+        found = _best_first_of_two(board)
+    if found is None:
+        return None
+    record = free[found.row]
+    return record.node, Move(Span(found.start, found.start + len(record.span)), found.worth)
 
 
-class _Search:
-    """All single moves at once: rows are nodes, columns blocks, then windows."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A move of the node in this row to this first block."""
 
-    def __init__(  # noqa: PLR0913 - built in one place
-        self,
-        free: list[NodeRecord],
-        ours: list[NodeRecord],
-        rates: _Floats,
-        held: _Ints,
-        taken: NDArray[np.bool_],
-        mean: float,
-    ) -> None:
-        self._free = free
-        blocks = len(rates)
-        start = np.array([record.start for record in free])
-        stop = np.array([record.stop for record in free])
-        usual = usual_rate(ours)
-        own = np.array([share(record, usual) / mean for record in free])
-        at = np.arange(blocks)
-        here = (start[:, None] <= at) & (at < stop[:, None])
-        without = np.maximum(rates - own[:, None] * here, 0.0)
-        gives = _pain(without) - _pain(without + own[:, None])
-        self._start, self._stop = start, stop
-        self._gives = _running_sum(gives)
-        self._taken = _running_sum(taken[None, :].astype(np.float64))[0]
-        # Blocks that nobody else holds stay within the window.
-        alone = here & (held == 1)
-        self._first_kept = np.where(alone.any(1), alone.argmax(1), blocks)
-        self._last_kept = np.where(alone.any(1), blocks - 1 - alone[:, ::-1].argmax(1), -1)
+    row: int
+    start: int
+    gain: float
+    """What it takes off the sum of pains."""
+    worth: float
 
-    def best(self, turn: int) -> tuple[NodeId, Move] | None:
-        """The move with the largest gain, weighted by whose turn it is."""
-        sizes = self._stop - self._start
-        rows = np.arange(len(self._free))
-        now = self._gives[rows, self._stop] - self._gives[rows, self._start]
-        luck = np.array([_luck(record.node, turn) for record in self._free])
-        options: list[tuple[float, int, NodeId, Move]] = []
-        for size in np.unique(sizes):
-            some = rows[sizes == size]
-            there = self._gives[some, size:] - self._gives[some, :-size]
-            starts = np.arange(there.shape[1])
-            allowed = (
-                (self._taken[size:] == self._taken[:-size])
-                & (starts <= self._first_kept[some, None])
-                & (starts + size > self._last_kept[some, None])
-                & (there > WORTH * now[some, None])
-            )
-            gain = np.where(allowed, (there - now[some, None]) * luck[some, None], 0.0)
-            row, start = np.unravel_index(gain.argmax(), gain.shape)
-            if gain[row, start] > 0:
-                record = self._free[some[row]]
-                worth = there[row, start] / now[some[row]] if now[some[row]] else np.inf
-                span = Span(int(start), int(start + size))
-                options.append(
-                    (-gain[row, start], int(size), record.node, Move(span, float(worth)))
-                )
-        if not options:
-            return None
-        _, _, node, move = min(options, key=lambda option: option[:3])
-        return node, move
+
+@dataclass(frozen=True, slots=True)
+class _Board:
+    """Who is where: the nodes that may move, by row, and what all nodes give to each block.
+
+    Throughputs are shares of the mean.
+    """
+
+    start: _Ints
+    stop: _Ints
+    each: _Floats
+    """What a node gives to each of its blocks."""
+    gain_least: float
+    luck: _Floats
+    rates: _Floats
+    held: _Ints
+    """How many nodes that are ready and stay hold each block."""
+    taken: _Ints
+    """How many blocks before each one other movers have to do with."""
+
+    def moved(self, row: int, start: int) -> _Board:
+        """The board after a move; the node that moved rests."""
+        size = self.stop[row] - self.start[row]
+        rates, held = self.rates.copy(), self.held.copy()
+        for sign, first in ((-1, self.start[row]), (1, start)):
+            rates[first : first + size] += sign * self.each[row]
+            held[first : first + size] += sign
+        rest = np.arange(len(self.start)) != row
+        return _Board(
+            start=self.start[rest],
+            stop=self.stop[rest],
+            each=self.each[rest],
+            gain_least=self.gain_least,
+            luck=self.luck[rest],
+            rates=np.maximum(rates, 0.0),
+            held=held,
+            taken=self.taken,
+        )
+
+
+def _best(board: _Board, worth: float) -> _Found | None:
+    """The move with the largest gain, weighted by luck, of those worth so much."""
+    options = _moves(board, worth, 1)
+    return options[0] if options else None
+
+
+def _best_first_of_two(board: _Board) -> _Found | None:
+    """A move that gains nothing but lets a second one gain: small swarms get stuck without."""
+    if len(board.start) == 1:
+        return None
+    pain = float(_pain(board.rates).sum())
+    best: _Found | None = None
+    most = LOOK_GAIN * pain
+    for first in _moves(board, 0.0, LOOKS):
+        second = _best(board.moved(first.row, first.start), WORTH)
+        # Luck may prefer a move of half the gain: even then both together have to be a gain.
+        if second is not None and first.gain + LUCK_LEAST * second.gain > most:
+            best, most = first, first.gain + LUCK_LEAST * second.gain
+    return best
+
+
+def _moves(board: _Board, worth: float, count: int) -> list[_Found]:
+    """Allowed moves, the largest gains first; all at once: rows are nodes, columns blocks."""
+    blocks, rows = len(board.rates), np.arange(len(board.start))
+    least = board.gain_least * float(_pain(board.rates).sum()) if worth else -np.inf
+    at = np.arange(blocks)
+    here = (board.start[:, None] <= at) & (at < board.stop[:, None])
+    without = np.maximum(board.rates - board.each[:, None] * here, 0.0)
+    gives = _pain(without) - _pain(without + board.each[:, None])
+    now = np.where(here, gives, 0.0).sum(1)
+    # Blocks that nobody else holds stay within the window.
+    alone = here & (board.held == 1)
+    first_kept = np.where(alone.any(1), alone.argmax(1), blocks)
+    last_kept = np.where(alone.any(1), blocks - 1 - alone[:, ::-1].argmax(1), -1)
+    sizes = board.stop - board.start
+    found: list[tuple[float, _Found]] = []
+    for size in np.unique(sizes).tolist():
+        some = rows[sizes == size]
+        # Not from running sums: a hole's pain would swallow all others' in their differences.
+        there = np.asarray(sliding_window_view(gives[some], size, axis=1).sum(-1))
+        starts = np.asarray(range(there.shape[1]))
+        allowed = np.asarray(
+            (board.taken[size:] == board.taken[:-size])
+            & (starts != board.start[some, None])
+            & (starts <= first_kept[some, None])
+            & (starts + size > last_kept[some, None])
+            & (there > worth * now[some, None])
+            & (there - now[some, None] > least)
+        )
+        gains = there - now[some, None]
+        scores = np.where(allowed, gains * board.luck[some, None], -np.inf)
+        for place in np.argsort(-scores, axis=None, kind="stable")[:count].tolist():
+            row, start = divmod(place, scores.shape[1])
+            if np.isfinite(scores[row, start]):
+                here_now = float(now[some[row]])
+                value = float(there[row, start]) / here_now if here_now > 0 else math.inf
+                move = _Found(int(some[row]), start, float(gains[row, start]), value)
+                found.append((float(scores[row, start]), move))
+    found.sort(key=lambda option: -option[0])
+    return [move for _, move in found[:count]]
 
 
 def _pain(rates: _Floats) -> _Floats:
@@ -222,15 +299,10 @@ def _pain(rates: _Floats) -> _Floats:
     return np.asarray((rates + _HOLE) ** -POWER)
 
 
-def _running_sum(rows: _Floats) -> _Floats:
-    """From 0, along each row."""
-    return np.concatenate([np.zeros((len(rows), 1)), rows.cumsum(1)], axis=1)
-
-
 def _luck(node: NodeId, turn: int) -> float:
-    """Half to one, by node and turn: equal moves fall to each in turn."""
+    """LUCK_LEAST to 1, by node and turn: equal moves fall to each in turn."""
     digest = blake2b(f"{node}{turn}".encode(), digest_size=4).digest()
-    return 0.5 + int.from_bytes(digest, "big") / 2**33
+    return LUCK_LEAST + (1 - LUCK_LEAST) * int.from_bytes(digest, "big") / 2**32
 
 
 def _movable(record: NodeRecord) -> bool:

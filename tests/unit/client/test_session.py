@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from shardline.client.session import RemoteSession, Sessions
-from shardline.client.surroundings import ChainBroken, Mended
+from shardline.client.surroundings import ChainBroken, Mended, Need
 from shardline.client.times import StepTimes
 from shardline.core.errors import CacheFull, JournalLost, NodeLost, NotCovered, StepFailed
 from shardline.core.ids import NodeId
@@ -33,6 +33,8 @@ class Around:
     unreachable: set[NodeId] = field(default_factory=set[NodeId])
     silent: set[NodeId] = field(default_factory=set[NodeId])
     leaves: set[NodeId] = field(default_factory=set[NodeId])
+    judged: list[tuple[NodeId, float]] = field(default_factory=list[tuple[NodeId, float]])
+    failures: list[NodeId] = field(default_factory=list[NodeId])
     told: list[Mended | str] = field(default_factory=list["Mended | str"])
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -49,9 +51,13 @@ class Around:
             raise NodeLost(f"{peer[:8]} is gone")
         await self.sent.put((peer, message, segments))
 
-    async def route(
-        self, within: Span, avoid: Collection[NodeId], *, tokens: int
-    ) -> tuple[Hop, ...]:
+    def judge(self, node: NodeId, block_s: float) -> None:
+        self.judged.append((node, block_s))
+
+    def failed(self, node: NodeId) -> None:
+        self.failures.append(node)
+
+    def route(self, within: Span, avoid: Collection[NodeId], need: Need) -> tuple[Hop, ...]:
         spans = [span for span in self.holders if within.start <= span.start < within.stop]
         hops: list[Hop] = []
         for span in sorted(spans):
@@ -61,8 +67,8 @@ class Around:
             hops.append(Hop(free[0], span))
         return tuple(hops)
 
-    def leaving(self, chain: tuple[Hop, ...]) -> set[NodeId]:
-        return {hop.node for hop in chain} & self.leaves
+    def leaving(self, chain: tuple[Hop, ...]) -> dict[NodeId, str]:
+        return {hop.node: "it is leaving" for hop in chain if hop.node in self.leaves}
 
     async def alive(self, node: NodeId, wait_s: float) -> bool:
         return node not in self.silent
@@ -137,6 +143,8 @@ async def test_a_node_that_refuses_a_seat_is_passed_by(around: Around) -> None:
         if node == B:
             full = Failed.of(session.id, None, B, CacheFull("30 asked, 4 free"))
             session.on_message(B, full, ())
+    left = {(await around.sent.get())[:2] for _ in range(2)}
+    assert left == {(A, Close(session.id, 0)), (C, Close(session.id, 4))}
     second = await seats(around, session, 3)
     await opening
     assert [hop.node for hop in session.chain] == [A, D, C]

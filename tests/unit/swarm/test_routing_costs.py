@@ -191,7 +191,7 @@ def test_a_salt_does_not_send_anybody_to_a_node_that_is_clearly_worse() -> None:
 
 @pytest.mark.parametrize("sizes", [(4, 24), (40, 40)])
 def test_a_thousand_nodes_are_searched_in_a_blink(sizes: tuple[int, int]) -> None:
-    luck = Random(1)  # noqa: S311
+    luck = Random(1)
     records: list[NodeRecord] = []
     for number in range(1000):
         size = luck.randint(*sizes)

@@ -15,7 +15,7 @@ A, B = node_id(1), node_id(2)
 
 def _used(block_s: float = 0.01, steps: int = 50, seed: int = 1) -> Stragglers:
     """A node whose steps vary by a third."""
-    luck = Random(seed)  # noqa: S311
+    luck = Random(seed)
     stragglers = Stragglers()
     for _ in range(steps):
         assert not stragglers.add(A, block_s * luck.uniform(0.8, 1.3))
@@ -27,7 +27,7 @@ def test_a_node_ten_times_slower_than_it_was_is_known_within_three_steps(
     seed: int, block_s: float
 ) -> None:
     stragglers = _used(block_s, seed=seed)
-    luck = Random(seed)  # noqa: S311
+    luck = Random(seed)
     told = [stragglers.add(A, 10 * block_s * luck.uniform(0.8, 1.3)) for _ in range(4)]
     assert told == [False, False, True, True]
 

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 DEADLINE_S = 10
 MEMBER = b"m" * 32
 SESSION = SessionId("cd" * 16)
+NODE = NodeId("ab" * 32)
 
 pytestmark = pytest.mark.anyio
 
 
 def step(number: int) -> Step:
-    return Step(SESSION, number, [])
+    return Step(SESSION, 0, number, NODE, [])
 
 
 class Node:
