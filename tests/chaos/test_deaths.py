@@ -7,6 +7,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -155,3 +157,40 @@ def test_six_seeded_kills_are_six_exact_texts(capsys: pytest.CaptureFixture[str]
     assert report["kills"] == report["token_exact"] == 6
     assert report["leaked_fds"] <= 0
     assert report["rss_growth_bytes"] < 64 * 2**20
+
+
+SLOW_DOWN = """
+import os, signal, sys, time
+while True:
+    os.kill(int(sys.argv[1]), signal.SIGSTOP)
+    time.sleep(0.018)
+    os.kill(int(sys.argv[1]), signal.SIGCONT)
+    time.sleep(0.001)
+"""
+
+
+def test_a_node_that_becomes_slow_is_left_without_a_failed_step(
+    scene: Scene, golden: list[int]
+) -> None:
+    """It is stopped for more than nine tenths of the time, in short turns."""
+    brakes: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        slow = scene.local.processes[scene.names(1)[0]]
+        brakes.append(subprocess.Popen([sys.executable, "-c", SLOW_DOWN, str(slow.pid)]))
+
+    started_s = time.monotonic()
+    try:
+        assert scene.write(20, start) == golden
+        while not scene.told and time.monotonic() - started_s < NOTICE_S:
+            assert scene.write(TOKENS, lambda: None) == golden
+    finally:
+        brakes[0].kill()
+        brakes[0].wait()
+        for process in scene.local.processes.values():
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGCONT)
+    assert scene.told, "nobody left the slow node"
+    for news in scene.told:
+        assert isinstance(news, Mended)
+        assert "became slow" in news.reasons[0]
