@@ -175,9 +175,10 @@ class Writer:
 def summary(writer: Writer) -> str:
     """How the text went, in one line."""
     went = writer.generation
+    nodes = len(went.chain)
     return (
         f"{len(writer.token_ids)} tokens, {went.tokens_per_s:.1f} tokens/s, first after "
-        f"{went.time_to_first_token_s:.2f} s, over {len(went.chain)} nodes"
+        f"{went.time_to_first_token_s:.2f} s, over {nodes} node{'s' * (nodes > 1)}"
     )
 
 

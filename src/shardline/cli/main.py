@@ -17,6 +17,7 @@ from shardline.cli.demo import demo
 from shardline.cli.generate import generate
 from shardline.cli.invite import invite
 from shardline.cli.serve import serve
+from shardline.cli.simulate import simulate
 from shardline.cli.status import status
 from shardline.core.errors import BadInput, ShardlineError
 
@@ -35,7 +36,7 @@ def cli(*, verbose: bool) -> None:
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
 
 
-for command in (serve, generate, chat, status, invite, demo, bench):
+for command in (serve, generate, chat, status, invite, demo, bench, simulate):
     cli.add_command(command)
 
 

@@ -71,9 +71,10 @@ async def _ping(member: Member, node: NodeId) -> float | None:
 
 def _show(records: list[NodeRecord], rtts_ms: dict[NodeId, float | None]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("node", "model", "blocks", "state", "device", "memory", "cache free", "load"):
+    for column in ("node", "model", "blocks", "state", "device", "memory"):
         table.add_column(column)
-    table.add_column("round trip", justify="right")
+    for column in ("tokens free", "sessions", "load", "round trip"):
+        table.add_column(column, justify="right")
     for record in records:
         rtt_ms = rtts_ms[record.node]
         table.add_row(
@@ -83,8 +84,9 @@ def _show(records: list[NodeRecord], rtts_ms: dict[NodeId, float | None]) -> Non
             record.state.value,
             Text(f"{record.device} {record.dtype}"),
             f"{format_bytes(record.memory_used_bytes)} of {format_bytes(record.memory_bytes)}",
-            f"{record.cache_tokens_free} tokens",
-            f"{record.load:.0%}, {record.sessions} sessions",
+            str(record.cache_tokens_free),
+            str(record.sessions),
+            f"{record.load:.0%}",
             "no answer" if rtt_ms is None else f"{rtt_ms:.1f} ms",
         )
     console = Console()

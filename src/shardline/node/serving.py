@@ -15,7 +15,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import msgspec
-import psutil
 import torch
 
 from shardline.codec import dtype_name
@@ -123,12 +122,12 @@ async def serve(
         span = wanted or await _choose(member, budget, print_)
         record = _record(settings, identity.node_id, budget, span, print_)
         with ThreadPoolExecutor(1, "shardline-engine") as thread:
-            node = _Node(member, record, SystemClock(), thread)
+            node = _Node(member, record, budget, thread)
             started_s = node.clock.monotonic_s()
-            engine = await node.load(budget, device)
+            engine = await node.load(device)
             async with asyncio.TaskGroup() as tasks:
                 mail.worker = node.put_to_work(engine, tasks)
-                await node.publish(State.READY, **_fullness(engine))
+                await node.publish(State.READY, **node.fullness(engine))
                 person.serving(
                     Serving(
                         record=node.record,
@@ -138,8 +137,8 @@ async def serve(
                     )
                 )
                 await node.stay(engine, mail.worker, person.stop)
+                await node.leave(mail.worker)
                 mail.worker = None  # what is under way is finished, nothing new is begun
-                await node.publish(State.LEAVING)
         await member.directory.withdraw()
 
 
@@ -165,17 +164,18 @@ class _Node:
     """The parts of a serving node, and its record."""
 
     def __init__(
-        self, member: Member, record: NodeRecord, clock: Clock, thread: ThreadPoolExecutor
+        self, member: Member, record: NodeRecord, budget: Budget, thread: ThreadPoolExecutor
     ) -> None:
-        self.clock = clock
+        self.clock: Clock = SystemClock()
         self.record = record
+        self._budget = budget
         self._member = member
         self._thread = thread
 
-    async def load(self, budget: Budget, device: torch.device) -> SpanEngine:
+    async def load(self, device: torch.device) -> SpanEngine:
         """Say which span it will be, then read its weights."""
         await self.publish(State.LOADING)
-        span = self.record.span
+        span, budget = self.record.span, self._budget
 
         def read() -> LoadedSpan:
             loaded = load_span(budget.plan, span, dtype=budget.dtype, device=device)
@@ -210,12 +210,24 @@ class _Node:
                 links=links,
                 load=min(max(share, 0.0), 1.0),
                 block_steps_per_s=worker.tally.block_steps_per_s,
-                **_fullness(engine),
+                **self.fullness(engine),
             )
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HEARTBEAT_S):
                     await stop.wait()
             await worker.expire()
+
+    def fullness(self, engine: SpanEngine) -> dict[str, int]:
+        """Sessions, and memory for weights and cache, as far as they are promised."""
+        report, span = engine.report(), self.record.span
+        taken = report.cache_tokens_total - report.cache_tokens_free
+        each_bytes = self._budget.plan.cache_bytes_per_token(self._budget.dtype, span)
+        return {
+            "sessions": report.sessions,
+            "cache_tokens_free": report.cache_tokens_free,
+            "cache_tokens_total": report.cache_tokens_total,
+            "memory_used_bytes": self._budget.span_bytes(span) + taken * each_bytes,
+        }
 
     async def leave(self, worker: Worker) -> None:
         """Say so, and give the callers time to take their sessions elsewhere."""
@@ -245,16 +257,6 @@ class _Node:
                 return await self._member.switchboard.ping(node)
         except (TimeoutError, ShardlineError):
             return None
-
-
-def _fullness(engine: SpanEngine) -> dict[str, int]:
-    report = engine.report()
-    return {
-        "sessions": report.sessions,
-        "cache_tokens_free": report.cache_tokens_free,
-        "cache_tokens_total": report.cache_tokens_total,
-        "memory_used_bytes": psutil.Process().memory_info().rss,
-    }
 
 
 def _study(model: str) -> tuple[ChainPlan, str]:

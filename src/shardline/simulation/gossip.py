@@ -9,6 +9,7 @@ their bytes are counted, and who looks at a record later finds it renewed (`card
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,10 +51,16 @@ class _Change:
 class Gossip:
     """All members' links. `peers[n]` is the process on machine n, None while it is off."""
 
-    def __init__(
-        self, agenda: Agenda, network: Network, tally: Tally, luck: np.random.Generator, *,
-        nodes: list[NodeId], lease_s: float,
-    ) -> None:  # fmt: skip
+    def __init__(  # noqa: PLR0913 - what it runs on, then what it is
+        self,
+        agenda: Agenda,
+        network: Network,
+        tally: Tally,
+        luck: np.random.Generator,
+        *,
+        nodes: list[NodeId],
+        lease_s: float,
+    ) -> None:
         self._agenda = agenda
         self._network = network
         self._tally = tally
@@ -67,6 +74,7 @@ class Gossip:
         self._backlog: dict[int, list[Callable[[], None]]] = {}
         self._silent: dict[int, int] = {}
         self._cards: dict[int, NodeRecord] = {}
+        self._renewed: dict[int, NodeRecord] = {}
         self.peers: list[Peer | None] = [None] * len(nodes)
         self.record_bytes = 0
         """Of the record that was published last."""
@@ -83,6 +91,7 @@ class Gossip:
         assert isinstance(opened, NodeRecord)  # checked once, for all who get it
         self.record_bytes = len(data)
         self._cards[source] = opened
+        self._renewed.pop(source, None)
         peer, mark = self.peers[source], substance(opened)
         assert peer is not None
         run = peer.run
@@ -106,6 +115,10 @@ class Gossip:
         """The machine of this node."""
         return self._numbers[node]
 
+    def said(self, number: int) -> NodeRecord | None:
+        """What this machine's process published last."""
+        return self._cards.get(number)
+
     def show(self, source: int) -> None:
         """Tell everybody that this machine's process lives on, and what it last said."""
         peer, card = self.peers[source], self.card(source)
@@ -128,6 +141,7 @@ class Gossip:
         self._backlog.pop(source, None)
         self._silent.pop(source, None)
         self._cards.pop(source, None)
+        self._renewed.pop(source, None)
         self._tell_death(source, peer.run, silent=silent, samples=self._tally.death_s)
 
     def freeze(self, source: int) -> None:
@@ -219,10 +233,11 @@ class Gossip:
         if peer is None or record is None:
             return None
         own_s = self.now_s + peer.machine.skew_s
-        if own_s - record.issued_at_s < self._beat_s:
-            return record
-        life_s = record.expires_at_s - record.issued_at_s
-        return renew(record, now_s=own_s, life_s=life_s)
+        renewed = self._renewed.get(number, record)
+        if own_s - renewed.issued_at_s >= self._beat_s:
+            life_s = record.expires_at_s - record.issued_at_s
+            renewed = self._renewed[number] = renew(renewed, now_s=own_s, life_s=life_s)
+        return renewed
 
     def _tell_death(
         self,
@@ -241,9 +256,7 @@ class Gossip:
 
         change = _Change(self._agenda.tick, 0, samples)
         size_bytes = 0 if silent else LIFE_BYTES
-        self._send(
-            source, hear, size_bytes=size_bytes, change=change, in_order=True, silent=silent
-        )
+        self._send(source, hear, size_bytes=size_bytes, change=change, in_order=True, silent=silent)
 
     def _send(  # noqa: PLR0913 - one message's particulars
         self,
@@ -272,9 +285,9 @@ class Gossip:
         starts = np.flatnonzero(np.r_[True, ticks[1:] != ticks[:-1]])
         change.left += len(targets)
         for group, tick in zip(np.split(targets, starts[1:]), ticks[starts], strict=True):
+            some: list[int] = group.tolist()
             self._agenda.at(
-                int(tick),
-                lambda some=group.tolist(): self._deliver(source, some, hear, size_bytes, change),
+                int(tick), partial(self._deliver, source, some, hear, size_bytes, change)
             )
 
     def _deliver(
@@ -304,7 +317,8 @@ class Gossip:
         """The lease of all links across a cut is over, if the cut still is."""
 
         def miss() -> None:
-            for other in self._network.beyond(number).tolist():
+            beyond: list[int] = self._network.beyond(number).tolist()
+            for other in beyond:
                 run = peer.runs.get(self._nodes[other])
                 if run is not None:
                     peer.hear_death(self._nodes[other], run, self.now_s)

@@ -15,6 +15,8 @@ import msgspec
 from shardline.swarm import (
     SETTLE_S,
     TURN_S,
+    Changed,
+    Joined,
     Left,
     Move,
     NodeRecord,
@@ -32,7 +34,17 @@ if TYPE_CHECKING:
     from shardline.core.ids import NodeId
     from shardline.core.spans import Span
 
-__all__ = ["Action", "Event", "Machine", "Peer", "Planner", "Publish", "Wake", "Withdraw", "substance"]
+__all__ = [
+    "Action",
+    "Event",
+    "Machine",
+    "Peer",
+    "Planner",
+    "Publish",
+    "Wake",
+    "Withdraw",
+    "substance",
+]
 
 THINK_S = 60.0
 """How often a node asks itself whether it should move."""
@@ -74,6 +86,7 @@ class Withdraw:
 
 
 Action = Publish | Wake | Withdraw
+News = Joined | Changed | Left | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +161,9 @@ class Peer:
 
     def hear_record(self, record: NodeRecord, mark: int, now_s: float) -> None:
         """A record arrived that was checked on its way; `mark` is its `substance`."""
-        self.view.hear_opened(record.node, record, now_s + self.machine.skew_s)
-        self._learn(record.node, now_s, mark)
+        own_s = now_s + self.machine.skew_s
+        self.view.hear_opened(record.node, record, own_s)
+        self._tell(self.view.news(record.node, own_s), record, mark)
 
     def hear_newcomer(self, record: NodeRecord, mark: int, run: str, now_s: float) -> None:
         """A process lives, and this is its record: both at once."""
@@ -157,7 +171,7 @@ class Peer:
         self.runs[record.node] = run
         self.hear_record(record, mark, now_s)
 
-    def step(self, event: Event, now_s: float) -> list[Action]:
+    def step(self, event: Event, now_s: float) -> list[Action]:  # noqa: PLR0911 - a table
         """What to do now."""
         match event:
             case Event.START:
@@ -241,20 +255,24 @@ class Peer:
             kept = max(0, min(span.stop, held.stop) - max(span.start, held.start))
         return self.machine.load_block_s * (len(span) - kept)
 
-    def _learn(self, node: NodeId, now_s: float, mark: int | None = None) -> None:
-        news = self.view.news(node, now_s + self.machine.skew_s)
-        if news is None:
-            return
-        self._content ^= self._marks.pop(node, 0)
+    def _learn(self, node: NodeId, now_s: float) -> None:
+        self._tell(self.view.news(node, now_s + self.machine.skew_s))
+
+    def _tell(self, news: News, heard: NodeRecord | None = None, mark: int = 0) -> None:
+        """Take in what is new, as one who watches the directory does."""
         if isinstance(news, Left):
+            node = news.record.node
             del self.seen[node]
-        else:
-            self._see(news.record, substance(news.record) if mark is None else mark)
+            self._content ^= self._marks.pop(node, 0)
+        elif news is not None:
+            record = news.record
+            self._see(record, mark if record is heard else substance(record))
 
     def _see(self, record: NodeRecord, mark: int) -> None:
-        self.seen[record.node] = record
-        self._content ^= self._marks.pop(record.node, 0) ^ mark
-        self._marks[record.node] = mark
+        node, marks = record.node, self._marks
+        self.seen[node] = record
+        self._content ^= marks.get(node, 0) ^ mark
+        marks[node] = mark
 
 
 def substance(record: NodeRecord) -> int:

@@ -24,7 +24,7 @@ class Settings:
     hours: float = 24.0
     seed: int = 0
     blocks: int = 80
-    up_hours: float = 12.0
+    up_hours: float = 24.0
     """How long a machine stays on, on the average."""
     down_minutes: float = 20.0
     """How long it stays off."""
@@ -36,7 +36,7 @@ class Settings:
     """Share of messages that have to be sent again."""
     skew_s: float = 2.0
     """Standard deviation of the machines' clocks."""
-    requests_per_hour: float = 30.0
+    requests_per_hour: float = 12.0
     lease_s: float = 3.0
     """After how long a silent link is taken for dead; the engine's setting."""
 

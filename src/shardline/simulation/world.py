@@ -5,6 +5,7 @@ Everything random is drawn from the seed, in the order in which things happen.
 
 from __future__ import annotations
 
+import gc
 import time
 from random import Random
 from typing import TYPE_CHECKING, assert_never
@@ -23,6 +24,7 @@ from shardline.swarm import NodeRecord, State, heartbeat_s, throughputs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from shardline.core.ids import NodeId
     from shardline.simulation.peer import Action
 
 __all__ = ["World", "simulate"]
@@ -74,13 +76,19 @@ class World:
     def run(self) -> Report:
         """The whole time, then a quiet end."""
         began_s = time.perf_counter()
+        gc.disable()  # a thousand views are a million objects, all of them in use
+        try:
+            self._live()
+        finally:
+            gc.enable()
+        return self._report(time.perf_counter() - began_s)
+
+    def _live(self) -> None:
         hours_s = self.settings.hours * 3600
         for number in range(self.settings.nodes):
             self._later(self._luck.uniform(0, GATHER_S), lambda n=number: self.start(n))
         self._every(self.settings.cuts_per_day / DAY_S, self._cut_some)
-        self._every(
-            self.settings.pauses_per_day * self.settings.nodes / DAY_S, self._freeze_one
-        )
+        self._every(self.settings.pauses_per_day * self.settings.nodes / DAY_S, self._freeze_one)
         self._every(self.settings.requests_per_hour / 3600, self._call)
         self._account()
         self.agenda.run(hours_s)
@@ -88,7 +96,10 @@ class World:
         self.agenda.run(hours_s + QUIET_S)
         self._account_now()
         self._watch_coverage()
-        return self._report(time.perf_counter() - began_s)
+
+    def node(self, number: int) -> NodeId:
+        """Who a machine is."""
+        return self._machines[number][0].node
 
     def start(self, number: int) -> None:
         """A machine's process starts; its node is the same as last time."""
@@ -180,7 +191,7 @@ class World:
                 first = record.state is State.LOADING
                 self.tally.joins += first
                 self.agenda.note("says", number, record.state.value, record.start, record.next_stop)
-                self._count_move(self.gossip.card(number), record)
+                self._count_move(self.gossip.said(number), record)
                 identity = self._machines[number][1]
                 self.gossip.publish(number, record, identity, first=first)
                 self._serve(number, record)

@@ -15,8 +15,9 @@ BSNS builds on (Petals). How a mover is found is ours:
 A move is worth what it takes off `sum over blocks of throughput ** -POWER`, a smooth stand-in for
 the least throughput that also sees progress where many blocks are equally bad. It has to be worth
 WORTH times what the node gives where it is, and GAIN of the sum; so the sum falls with each move
-while nobody joins or leaves, no arrangement comes back, and moving ends. While the worst block has BALANCED of the mean
-throughput nobody moves: no arrangement of the same spans has a worst block above the mean.
+while nobody joins or leaves, no arrangement comes back, and moving ends. While the worst block has
+BALANCED of the mean throughput nobody moves: no arrangement of the same spans has a worst block
+above the mean.
 
 Pure: there is no clock and no luck inside.
 """
@@ -144,37 +145,21 @@ def best_move(
         and record.state is not State.LEAVING
     ]
     rates = np.array(throughputs(ours, blocks))
-    mean = float(rates.mean())
-    if not mean or rates.min() >= BALANCED * mean:
+    if not rates.any() or rates.min() >= BALANCED * rates.mean():
         return None
-    taken = np.zeros(blocks, dtype=bool)
-    for record in ours:
-        if record.moves_to:
-            taken[list(_touched(record))] = True
+    taken = {block for record in ours if record.moves_to for block in _touched(record)}
     free = [
         record
         for record in ours
         if _movable(record)
         and (not rates.min() or now_s - record.placed_at_s >= REST_S)
-        and not taken[record.start : record.stop].any()
+        and taken.isdisjoint(_blocks(record.span))
     ]
-    held = np.zeros(blocks, dtype=np.int64)
-    for record in ours:
-        if _stays(record):
-            held[record.start : record.stop] += 1
-    usual = usual_rate(ours)
-    board = _Board(
-        start=np.array([record.start for record in free]),
-        stop=np.array([record.stop for record in free]),
-        each=np.array([share(record, usual) / mean for record in free]),
-        gain_least=min(GAIN, GAIN_OF_ALL / len(ours)),
-        luck=np.array([_luck(record.node, int(now_s // TURN_S)) for record in free]),
-        rates=rates / mean,
-        held=held,
-        taken=np.r_[0, taken.cumsum()],
-    )
-    found = _best(board, WORTH) if free else None
-    if found is None and free and len(ours) <= LOOK_NODES:
+    board = _board(free, ours, rates, taken, turn=int(now_s // TURN_S)) if free else None
+    if board is None:
+        return None
+    found = _best(board, WORTH)
+    if found is None and len(ours) <= LOOK_NODES:
         found = _best_first_of_two(board)
     if found is None:
         return None
@@ -230,6 +215,27 @@ class _Board:
             held=held,
             taken=self.taken,
         )
+
+
+def _board(
+    free: list[NodeRecord], ours: list[NodeRecord], rates: _Floats, taken: set[int], *, turn: int
+) -> _Board:
+    """What the records of a model's nodes say, in numbers; `free` are those that may move."""
+    blocks, mean, usual = len(rates), float(rates.mean()), usual_rate(ours)
+    held = np.zeros(blocks, dtype=np.int64)
+    for record in ours:
+        if _stays(record):
+            held[record.start : record.stop] += 1
+    return _Board(
+        start=np.array([record.start for record in free]),
+        stop=np.array([record.stop for record in free]),
+        each=np.array([share(record, usual) / mean for record in free]),
+        gain_least=min(GAIN, GAIN_OF_ALL / len(ours)),
+        luck=np.array([_luck(record.node, turn) for record in free]),
+        rates=rates / mean,
+        held=held,
+        taken=np.cumsum([0, *(block in taken for block in range(blocks))]),
+    )
 
 
 def _best(board: _Board, worth: float) -> _Found | None:

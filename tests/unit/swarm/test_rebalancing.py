@@ -8,7 +8,7 @@ from random import Random
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardline.core.spans import Span, gaps
@@ -81,6 +81,7 @@ def _settle(records: list[NodeRecord], blocks: int) -> tuple[list[NodeRecord], i
         assert moves <= 4 * len(records), "thrashing"
 
 
+@settings(deadline=None, max_examples=60)
 @given(swarms())
 def test_moving_ends_and_nothing_is_ever_uncovered(swarm: tuple[int, list[NodeRecord]]) -> None:
     blocks, records = swarm
@@ -91,6 +92,7 @@ def test_moving_ends_and_nothing_is_ever_uncovered(swarm: tuple[int, list[NodeRe
     assert not more
 
 
+@settings(deadline=None)
 @given(swarms(), st.randoms(use_true_random=False))
 def test_movers_who_decide_at_once_on_old_news_uncover_nothing(
     swarm: tuple[int, list[NodeRecord]], luck: Random
@@ -112,6 +114,7 @@ def test_movers_who_decide_at_once_on_old_news_uncover_nothing(
             assert _covered(records, blocks)
 
 
+@settings(deadline=None, max_examples=60)
 @given(swarms(), st.integers(0, 5))
 def test_only_the_node_that_everybody_means_moves(
     swarm: tuple[int, list[NodeRecord]], minute: int
@@ -130,7 +133,7 @@ def test_a_bottleneck_gets_help_from_where_it_is_missed_least() -> None:
     moves = [decide(held.node, records, now_s=NOW_S) for held in records]
     assert [move.span for move in moves if move] == [Span(4, 8)]
     after, count = _settle(records, 8)
-    assert count == 2 - 1 or swarm_throughput(after, blocks=8) == 8.0
+    assert count <= 2
     assert swarm_throughput(after, blocks=8) >= 2 * swarm_throughput(records, blocks=8)
 
 
@@ -168,7 +171,7 @@ def test_nodes_of_another_model_or_dtype_do_not_count() -> None:
     others = [_node(20, 4, 8, dtype="bfloat16"), _node(21, 4, 8, fingerprint="beef")]
     for held in records:
         assert decide(held.node, records, now_s=NOW_S) == decide(
-            held.node, records + others * 1, now_s=NOW_S
+            held.node, records + others, now_s=NOW_S
         )
     assert decide(node_id(77), records, now_s=NOW_S) is None
 

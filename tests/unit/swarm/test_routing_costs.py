@@ -8,7 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardline.core.errors import NotCovered
@@ -61,6 +61,7 @@ def _all_chains(records: list[NodeRecord], start: int, stop: int) -> list[tuple[
     ]
 
 
+@settings(deadline=None)
 @given(swarms(), st.data())
 def test_no_chain_is_cheaper(swarm: tuple[int, list[NodeRecord]], data: st.DataObject) -> None:
     blocks, records = swarm
@@ -78,6 +79,7 @@ def test_no_chain_is_cheaper(swarm: tuple[int, list[NodeRecord]], data: st.DataO
     assert _cost_ms(chain, by_node) == pytest.approx(best_ms)
 
 
+@settings(deadline=None)
 @given(swarms(), st.dictionaries(st.integers(0, 5), st.floats(0, 600), max_size=5))
 def test_a_discouraged_node_is_used_only_where_no_chain_goes_without(
     swarm: tuple[int, list[NodeRecord]], banned: dict[int, float]
@@ -206,4 +208,4 @@ def test_a_thousand_nodes_are_searched_in_a_blink(sizes: tuple[int, int]) -> Non
         before_s = time.process_time()
         choose_chain(records, blocks=80, fingerprint="f00d", salt=str(session))
         times_s.append(time.process_time() - before_s)
-    assert min(times_s) < 0.05 * 4  # a busy machine's clock is no reason to fail
+    assert min(times_s) < 0.2  # 35 and 55 ms where nothing else runs
