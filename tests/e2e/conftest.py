@@ -1,28 +1,41 @@
-"""A tiny model that reads and writes text, a swarm that serves it, and a person at a terminal."""
+"""A tiny model that reads and writes text, a swarm that serves it, and a person at a terminal.
+
+Then, for the tests of hostile members: Mallory's stage, and the honest caller who comes after her.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
+from anyio.from_thread import start_blocking_portal
 from tokenizers import Tokenizer, decoders, models
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from shardline.cli.main import run
 from shardline.core.spans import Span
+from shardline.model import Crossing, Returned, load_ends, trace
+from shardline.runtime import SpanEngine
+from shardline.swarm import State
+from tests.e2e.mallory import DEADLINE_S, Mallory, mallory_of
 from tests.parity.zoo import make, named
 from tests.support.swarms import nodes_here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Coroutine, Generator
     from pathlib import Path
 
     from shardline.client import Swarm
+    from shardline.core.ids import Seat
+    from shardline.swarm import NodeRecord
 
 COMMAND_S = 90.0
 """No command of these tests may take longer, imports on a busy machine included."""
@@ -110,3 +123,103 @@ def shardline_process(home: Path) -> Callable[..., Ended]:
         return Ended(done.returncode, done.stdout, done.stderr)
 
     return command
+
+
+# --- MALLORY AND WHO COMES AFTER HER ---
+
+PROMPT = torch.tensor([[5, 9, 2, 7]])
+GREEDY: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False}
+
+
+@pytest.fixture(scope="module")
+def expected(tiny: Path) -> list[int]:
+    """What one process writes."""
+    whole = cast("Any", AutoModelForCausalLM).from_pretrained(tiny, dtype=torch.float32)
+    return whole.generate(PROMPT, **GREEDY)[0].tolist()
+
+
+@pytest.fixture(scope="module")
+def crossing(tiny: Path) -> Crossing:
+    """What an honest caller sends to block 0 for a prompt of four tokens."""
+    kept: list[Crossing] = []
+
+    class Enough(Exception):
+        pass
+
+    def run(_: object, crossing: Crossing) -> Returned:
+        kept.append(crossing)
+        raise Enough
+
+    ends: Any = load_ends(trace(tiny), run, dtype=torch.float32, device=torch.device("cpu"))
+    with contextlib.suppress(Enough), torch.no_grad():
+        ends(input_ids=PROMPT, use_cache=True)
+    return kept[0]
+
+
+@pytest.fixture
+def nodes(swarm: Swarm) -> list[NodeRecord]:
+    return [record for record in swarm.nodes_now() if record.state is State.READY]
+
+
+@dataclass(frozen=True)
+class Honest:
+    """A caller who comes afterwards, and gets what one process writes."""
+
+    swarm: Swarm
+    model: Path
+    expected: list[int]
+
+    def writes(self) -> list[int]:
+        return self.swarm.model_now(str(self.model)).generate(PROMPT, **GREEDY)[0].tolist()
+
+    def __call__(self) -> None:
+        assert self.writes() == self.expected
+
+
+@pytest.fixture
+def honest(swarm: Swarm, tiny: Path, expected: list[int]) -> Honest:
+    return Honest(swarm, tiny, expected)
+
+
+@pytest.fixture
+def play(
+    swarm: Swarm,
+    nodes: list[NodeRecord],
+    honest: Honest,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., list[str]]:
+    """Let Mallory play a trick; then an honest caller is served. Gives what was logged.
+
+    What callers leave behind who vanish is cleared at the node's next heartbeat.
+    """
+    monkeypatch.setattr("shardline.node.worker.ORPHAN_S", 0.0)
+
+    def run(trick: Callable[[Mallory], Coroutine[Any, Any, None]]) -> list[str]:
+        async def scene() -> None:
+            async with mallory_of(swarm, nodes) as mallory:
+                await trick(mallory)
+
+        with start_blocking_portal("asyncio", name="mallory") as portal:
+            portal.call(scene)
+        honest()
+        assert all(record.levelno < logging.ERROR for record in caplog.records)
+        assert all(record.exc_info is None for record in caplog.records)
+        return [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
+
+    return run
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Generator[Callable[[], None]]:
+    """Every engine's steps wait until the gate is opened."""
+    is_open = threading.Event()
+    step = SpanEngine.step
+
+    def wait(engine: SpanEngine, seat: Seat, crossing: Crossing, *, now_s: float) -> Any:
+        assert is_open.wait(DEADLINE_S)
+        return step(engine, seat, crossing, now_s=now_s)
+
+    monkeypatch.setattr(SpanEngine, "step", wait)
+    yield is_open.set
+    is_open.set()

@@ -94,6 +94,17 @@ class Mallory:
         await self.until(lambda: sum(isinstance(word, kind) for word in self.heard) >= count)
         return [word for word in self.heard if isinstance(word, kind)][count - 1]
 
+    def all_heard(self, kind: type[Message]) -> list[Any]:
+        return [word for word in self.heard if isinstance(word, kind)]
+
+    def bodies_of(self, kind: type[Message]) -> list[list[bytes]]:
+        pairs = zip(self.heard, self.bodies, strict=True)
+        return [[bytes(part) for part in body] for word, body in pairs if isinstance(word, kind)]
+
+    async def arrives(self, to: int = 0) -> None:
+        """All that was said before has reached the node."""
+        await self.member.switchboard.ping(self.nodes[to].node)
+
     def opening(self, *, at: int = 0, **changes: Any) -> Open:
         record = self.nodes[at]
         usual = Open(

@@ -169,7 +169,9 @@ class RemoteSession:
         return Need(self._rows * self._tokens, self.id, before, after)
 
     def _failed(self, peer: NodeId, message: Failed) -> None:
-        text = "".join(sign if sign.isprintable() else "?" for sign in " ".join(message.text.split()))
+        text = "".join(
+            sign if sign.isprintable() else "?" for sign in " ".join(message.text.split())
+        )
         error = remote_error(message.kind, text)  # one line, whatever a peer wrote
         if message.step is None and any(asked == peer for asked, _ in self._unopened):
             self._avoid[peer] = self._gone[peer] = error

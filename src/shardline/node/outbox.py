@@ -7,7 +7,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from shardline.core.errors import NodeLost, ShardlineError, Unsupported
+from shardline.core.errors import JournalLost, NodeLost, ShardlineError, Unsupported
 from shardline.core.ids import short
 from shardline.swarm import Journals
 from shardline.wire import Failed, Result, Step
@@ -31,6 +31,10 @@ caller sooner that the next node is lost."""
 JOURNAL_BYTES = 2**28
 """What a node keeps to send again, over all seats. More lets longer sessions mend one span alone;
 sessions that outgrow it are rebuilt from their caller's side."""
+
+AGAIN_MAX = 16
+"""How often a seat sends the same again, because a small message asked for it: rebuilding the seat
+costs an honest caller little more, and nobody gets much more out of a node than was put in."""
 
 
 class Post(Protocol):
@@ -58,31 +62,43 @@ class Outbox:
     ) -> None:
         """Note a step's outputs, and send them where this seat sends to."""
         self._journals.add(seat, step, out, only=state.next is None)
-        if replayed and not state.fresh:
-            return  # whoever comes next has it from before
+        if self._journals.size_bytes > JOURNAL_BYTES:  # though only last steps are left
+            self._journals.drop(seat)
+        state.again = 0
         async with state.sending:
-            await self._hand_on(seat, state, step, out, replay=replayed)
+            if not replayed or step >= state.next_has:  # else the next node has it from before
+                await self._hand_on(seat, state, step, out, replay=replayed)
 
     async def send_again(self, seat: Seat, state: SeatState) -> None:
-        """Send the last outputs once more: what they led to was lost."""
+        """Send the last outputs once more: what they led to was lost.
+
+        Raises JournalLost if they are not kept, or were sent too often.
+        """
         last = self._journals.last(seat)
-        if last is not None:
-            async with state.sending:
-                await self._hand_on(seat, state, last.step, last.segments, replay=False)
+        state.again += 1
+        if last is None or state.again > AGAIN_MAX:
+            raise JournalLost("the last step is not kept, or was sent again too often")
+        async with state.sending:
+            await self._hand_on(seat, state, last.step, last.segments, replay=False)
 
     async def send_all_to(self, seat: Seat, state: SeatState, to: NodeId) -> None:
         """From now on this seat sends to another node, which first gets all that was sent.
 
-        Raises JournalLost if that is not kept any more.
+        Raises JournalLost if that is not kept any more, or was sent too often.
         """
         state.next = to
-        state.fresh = False
+        state.reroutes += 1
+        state.rerouting += 1
         state.give_up_sending()
         async with state.sending:
+            state.rerouting -= 1
             entries = self._journals.since(seat, 0)
+            if state.expected and not entries:
+                raise JournalLost("what was sent is not kept any more")
+            if state.reroutes > AGAIN_MAX:
+                raise JournalLost(f"this seat was rerouted {AGAIN_MAX} times already")
+            state.next_has = entries[-1].step + 1 if entries else 0
             for entry in entries:
-                if state.closed or state.next != to:
-                    return
                 replay = entry is not entries[-1]
                 await self._hand_on(seat, state, entry.step, entry.segments, replay=replay)
 
@@ -111,19 +127,24 @@ class Outbox:
     async def _hand_on(
         self, seat: Seat, state: SeatState, step: int, out: Sequence[Segment], *, replay: bool
     ) -> None:
+        if state.closed or state.rerouting:
+            return
         spent, to = state.last_spent, state.next
         message: Message = Result(seat.session, step, spent)
         if to is not None:
             message = Step(seat.session, state.span.stop, step, state.caller, spent, replay)
         try:
-            async with asyncio.timeout(FORWARD_S) as state.patience:
-                await self._post.send(to or state.caller, message, out)
+            async with asyncio.timeout(FORWARD_S) as patience:
+                state.patience = patience
+                try:
+                    await self._post.send(to or state.caller, message, out)
+                finally:
+                    state.patience = None
         except Unsupported as error:
             await self.fail(state.caller, seat, step, error)
         except (TimeoutError, ShardlineError) as error:
-            if to is not None and state.next == to:
+            wanted = not state.closed and not state.rerouting
+            if to is not None and wanted:
                 reason = str(error) or f"no way through within {FORWARD_S:.0f} s"
                 lost = NodeLost(f"node {short(to)} cannot be reached: {reason}")
                 await self.fail(state.caller, seat, step, lost, about=to)
-        finally:
-            state.patience = None

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from shardline.core.spans import Span
     from shardline.wire import Spent, Step
 
-__all__ = ["QUEUE_BYTES_MAX", "Arrived", "SeatState"]
+__all__ = ["EVERY_STEP", "Arrived", "SeatState"]
 
-QUEUE_BYTES_MAX = 2**29
-"""Steps that may wait at one seat, in bytes: a whole journal is replayed in one go."""
+EVERY_STEP = 2**31
+"""More than any step's number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,8 @@ class SeatState:
     span: Span
     next: NodeId | None
     """Who gets the outputs; None is the caller."""
-    fresh: bool
-    """Whether the next node's cache has to be filled too, so that replayed steps go on."""
+    next_has: int
+    """The next node knows the steps before this one; replayed steps from here on go on to it."""
     expected: int = 0
     """The next step to compute; what comes earlier is known, what comes later has a gap before."""
     last_spent: list[Spent] = field(default_factory=list["Spent"])
@@ -51,19 +51,21 @@ class SeatState:
     queued_bytes: int = 0
     sending: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by who sends to the next node: a replay goes out as one piece."""
+    rerouting: int = 0
+    """Reroutes that wait for it: each will send all that is noted, so nothing else need go out."""
+    reroutes: int = 0
+    again: int = 0
+    """How often the last outputs were asked for again."""
     patience: asyncio.Timeout | None = None
     """Of the send that is under way; a reroute ends it."""
     orphaned_at_s: float | None = None
-    """Since when the link to the caller is broken."""
+    """Since when nothing was heard of the caller, once the link to it is broken."""
     closed: bool = False
 
-    def take(self, arrived: Arrived) -> bool:
-        """Queue a step; False if too much is waiting already."""
-        if self.queued_bytes + arrived.size_bytes > QUEUE_BYTES_MAX:
-            return False
+    def take(self, arrived: Arrived) -> None:
+        """Queue a step."""
         self.queued_bytes += arrived.size_bytes
         self.queue.put_nowait(arrived)
-        return True
 
     async def next_step(self) -> Arrived | None:
         """The next step to take, or None once the seat is closed."""
@@ -81,5 +83,5 @@ class SeatState:
 
     def give_up_sending(self) -> None:
         """End the send that is under way, if any: its receiver is not wanted any more."""
-        if self.patience is not None:
+        if self.patience is not None and not self.patience.expired():
             self.patience.reschedule(asyncio.get_running_loop().time())

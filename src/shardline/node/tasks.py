@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from shardline.core.ids import NodeId
 
-__all__ = ["PeerTasks"]
+__all__ = ["PeerTasks", "Ration"]
 
 P = ParamSpec("P")
 
@@ -21,6 +21,23 @@ _log = logging.getLogger(__name__)
 
 UNDER_WAY_MAX = 4_096
 """Messages of one peer that may be worked on at once; each holds a task. More is a flood."""
+
+
+class Ration:
+    """So many of something a second for each peer; it remembers nobody for longer."""
+
+    def __init__(self, per_s: int) -> None:
+        self._per_s = per_s
+        self._second = 0
+        self._taken: Counter[NodeId] = Counter()
+
+    def take(self, peer: NodeId, now_s: float) -> bool:
+        """Whether this peer may have one more in this second."""
+        if int(now_s) != self._second:
+            self._second = int(now_s)
+            self._taken.clear()
+        self._taken[peer] += 1
+        return self._taken[peer] <= self._per_s
 
 
 class PeerTasks:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from shardline.codec import pack, unpack
 from shardline.core.errors import (
+    CacheFull,
+    JournalLost,
     NodeLost,
     PeerFault,
     SessionUnknown,
@@ -27,9 +29,9 @@ from shardline.core.ids import Seat, short
 from shardline.core.spans import Span
 from shardline.model import Crossing
 from shardline.node.outbox import Outbox
-from shardline.node.seats import Arrived, SeatState
+from shardline.node.seats import EVERY_STEP, Arrived, SeatState
 from shardline.node.tally import Tally
-from shardline.node.tasks import PeerTasks
+from shardline.node.tasks import PeerTasks, Ration
 from shardline.wire import Close, Open, Opened, Reroute, Spent, Step
 
 if TYPE_CHECKING:
@@ -54,6 +56,13 @@ HOPS_MAX = 1_000
 ORPHAN_S = 60.0
 """How long a seat outlives the link to its caller: enough to come back from a broken connection,
 and no longer than a dead caller's cache should be held."""
+SEATS_MAX = 256
+"""Seats of one caller, so that others find some too."""
+QUEUE_BYTES_MAX = 2**29
+"""Steps that may wait at all seats of one caller, in bytes: a whole journal is replayed in one
+go."""
+STRANGERS_TOLD_PER_S = 100
+"""A step of an unknown session may name anyone as its caller, who is told so: no flood of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +96,13 @@ class Worker:
         self._outbox = Outbox(duty.me, post)
         self._seats: dict[Seat, SeatState] = {}
         self._left = asyncio.Event()
+        self._leaving = False
+        self._strangers = Ration(STRANGERS_TOLD_PER_S)
         self.tally = Tally()
 
     async def vacant(self) -> None:
-        """Wait until no seat is taken."""
+        """Give no more seats, and wait until none is taken."""
+        self._leaving = True
         while self._seats:
             self._left.clear()
             await self._left.wait()
@@ -130,9 +142,10 @@ class Worker:
     async def expire(self) -> None:
         """Clear the seats that nobody uses or has a caller for; call it now and then."""
         now_s = self._clock.monotonic_s()
+        states = dict(self._seats)
         for seat in await self._call(self._engine.expire, now_s):
-            if seat in self._seats:
-                self._leave(seat, self._seats[seat])
+            if seat in states:
+                self._leave(seat, states[seat])  # unless somebody took it anew meanwhile
         for seat, state in list(self._seats.items()):
             if state.orphaned_at_s is not None and now_s - state.orphaned_at_s > ORPHAN_S:
                 self._leave(seat, state)
@@ -147,28 +160,36 @@ class Worker:
             self._post.hang_up(peer, PeerFault("a session opened in another node's name"))
             return
         seat = Seat(message.session, message.start)
-        refusal = self._refusal(message)
         known = self._seats.get(seat)
-        if refusal is None and known is not None:
-            if known.caller != peer:
-                refusal = PeerFault("this seat is another caller's")
-            else:
-                self._leave(seat, known)
+        refusal = self._refusal(message, known)
         if refusal is not None:
             self._tasks.start(peer, self._outbox.fail, peer, seat, None, refusal)
             return
         # The seat is there before the engine is asked, so that a Close finds it.
+        if known is not None:
+            self._leave(seat, known)
         span = Span(message.start, message.stop)
         fresh = message.fresh and message.next is not None
-        state = self._seats[seat] = SeatState(peer, span, message.next, fresh)
+        next_has = 0 if fresh else EVERY_STEP
+        state = self._seats[seat] = SeatState(peer, span, message.next, next_has)
         self._tasks.start(peer, self._serve, seat, state, message)
 
-    def _refusal(self, message: Open) -> ShardlineError | None:
+    def _refusal(self, message: Open, known: SeatState | None) -> ShardlineError | None:
         if message.model != self._duty.model:
             return TryElsewhere(f"this node serves model {self._duty.model[:8]}")
         if not self._duty.span.start <= message.start < message.stop <= self._duty.span.stop:
             return TryElsewhere(f"this node holds blocks {self._duty.span}")
+        if self._leaving:
+            return TryElsewhere("this node is leaving")
+        if known is not None:
+            ours = known.caller == message.caller
+            return None if ours else PeerFault("this seat is another caller's")
+        if len(self._seats_of(message.caller)) >= SEATS_MAX:
+            return CacheFull(f"{SEATS_MAX} seats are yours here, and no more are given")
         return None
+
+    def _seats_of(self, caller: NodeId) -> list[SeatState]:
+        return [state for state in self._seats.values() if state.caller == caller]
 
     def _on_step(self, arrived: Arrived) -> None:
         """Look before anything is kept: what cannot be used does not hold its segments."""
@@ -176,17 +197,30 @@ class Worker:
         seat = Seat(message.session, message.start)
         state = self._seats.get(seat)
         if state is None:
-            error = SessionUnknown(f"session {seat.session[:8]} has no seat here")
-            self._tasks.start(peer, self._outbox.fail, message.caller, seat, message.step, error)
+            now_s = self._clock.monotonic_s()
+            if peer == message.caller or self._strangers.take(peer, now_s):
+                fail, error = self._outbox.fail, _unknown(seat)
+                self._tasks.start(peer, fail, message.caller, seat, message.step, error)
         elif len(message.spent) >= HOPS_MAX:
             fault = PeerFault(f"a step that {len(message.spent)} nodes have signed")
             self._tasks.start(peer, self._refuse, seat, state, arrived, fault)
-        elif not state.take(arrived):
-            fault = PeerFault("more steps at once than a seat holds")
-            self._tasks.start(peer, self._refuse, seat, state, arrived, fault)
+        elif self._queued_bytes(state.caller) + arrived.size_bytes > QUEUE_BYTES_MAX:
+            self._leave(seat, state)
+            full = StepFailed(f"more than {QUEUE_BYTES_MAX} bytes of one caller's steps wait here")
+            self._tasks.start(peer, self._outbox.fail, state.caller, seat, message.step, full)
+        else:
+            if state.orphaned_at_s is not None:  # a step is a sign of life of its caller
+                returned = peer == state.caller
+                state.orphaned_at_s = None if returned else self._clock.monotonic_s()
+            state.take(arrived)
+
+    def _queued_bytes(self, caller: NodeId) -> int:
+        return sum(state.queued_bytes for state in self._seats_of(caller))
 
     async def _serve(self, seat: Seat, state: SeatState, message: Open) -> None:
         """A seat's life: reserve its cache, then take one step after the other."""
+        if state.closed:
+            return  # its engine's close is over already, and nobody would undo an open
         try:
             await self._engine_call(
                 lambda: self._engine.open(
@@ -198,22 +232,30 @@ class Worker:
                 )
             )
         except ShardlineError as error:
-            self._leave(seat, state)
-            await self._outbox.fail(state.caller, seat, None, error)
+            if not state.closed:
+                self._leave(seat, state)
+                await self._outbox.fail(state.caller, seat, None, error)
             if isinstance(error, PeerFault):
                 self._post.hang_up(state.caller, error)
             return
-        await self._outbox.tell(state.caller, Opened(seat.session, self._duty.me, seat.start))
+        if not state.closed:
+            await self._outbox.tell(state.caller, Opened(seat.session, self._duty.me, seat.start))
         while (arrived := await state.next_step()) is not None:
-            message_ = arrived.message
-            if message_.step < state.expected:
-                if not message_.replay:
-                    await self._outbox.send_again(seat, state)
-            elif message_.step > state.expected:
-                gap = SessionUnknown(f"steps from {state.expected} on are missing here")
-                await self._outbox.fail(state.caller, seat, message_.step, gap)
-            else:
-                await self._step(seat, state, arrived)
+            await self._take(seat, state, arrived)
+
+    async def _take(self, seat: Seat, state: SeatState, arrived: Arrived) -> None:
+        """The step that is due is computed, an earlier one answered again, a later one refused."""
+        step = arrived.message.step
+        if step == state.expected:
+            await self._step(seat, state, arrived)
+        elif step > state.expected:
+            gap = SessionUnknown(f"steps from {state.expected} on are missing here")
+            await self._outbox.fail(state.caller, seat, step, gap)
+        elif not arrived.message.replay:
+            try:
+                await self._outbox.send_again(seat, state)
+            except JournalLost as error:
+                await self._outbox.fail(state.caller, seat, step, error)
 
     async def _step(self, seat: Seat, state: SeatState, arrived: Arrived) -> None:
         message = arrived.message
@@ -223,13 +265,15 @@ class Worker:
             await self._refuse(seat, state, arrived, error)
             return
         except ShardlineError as error:
+            if state.closed:
+                return
             if isinstance(error, StepFailed):  # its cache is spoilt
                 self._leave(seat, state)
             await self._outbox.fail(state.caller, seat, message.step, error)
             return
         if state.closed:
             return
-        state.expected, state.orphaned_at_s = message.step + 1, None
+        state.expected = message.step + 1
         sent_bytes = sum(segment.nbytes for segment in out)
         spent = Spent(short(self._duty.me), int(compute_s * 1e6), sent_bytes)
         state.last_spent = [*message.spent, spent]
@@ -240,7 +284,7 @@ class Worker:
         state = self._seats.get(seat)
         try:
             if state is None or state.caller != peer or state.next is None:
-                raise SessionUnknown(f"session {seat.session[:8]} has no seat here to reroute")
+                raise _unknown(seat)
             await self._outbox.send_all_to(seat, state, message.next)
         except ShardlineError as error:
             await self._outbox.fail(peer, seat, None, error)
@@ -293,3 +337,7 @@ class Worker:
 
     async def _call(self, work: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+
+def _unknown(seat: Seat) -> SessionUnknown:
+    return SessionUnknown(f"session {seat.session[:8]} has no seat at block {seat.start} here")

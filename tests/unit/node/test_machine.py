@@ -11,7 +11,6 @@ from shardline.core.spans import Span
 from shardline.node import Budget
 from shardline.node.machine import TOKENS_LEAST, open_device
 
-
 if TYPE_CHECKING:
     from shardline.model import ChainPlan
 
