@@ -76,7 +76,7 @@ class LocalSwarm:
 
     def start(self, name: str, span: Span) -> None:
         """Start a node, which will be ready some time later."""
-        arguments = ["serve", str(self._model), "--name", name, "--blocks", str(span)]
+        arguments = [str(self._model), "--name", name, "--blocks", str(span)]
         arguments += ["--listen", "127.0.0.1:0", "--join", self.invite, *self._options]
         self._ties[name], tie = self._context.Pipe()
         process = self._context.Process(
@@ -161,6 +161,7 @@ def _serve(arguments: list[str], folder: str, name: str, tie: _Tie) -> None:
 
     threading.Thread(target=wait, daemon=True).start()
 
-    from shardline.cli.main import run
+    from shardline.cli.ending import exit_code
+    from shardline.cli.serve import serve
 
-    sys.exit(run(arguments))
+    sys.exit(exit_code(lambda: serve.main(arguments, "shardline serve", standalone_mode=False)))
