@@ -1,0 +1,194 @@
+"""Three to seven objects, ordered from clues: a miniature of logical deduction.
+
+Clues are kept until exactly one of the n! orders fits them all, so each place has one answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evals.fable.items import Kind, Question, shuffled
+from evals.fable.world import BOYS, GIRLS, ORDERABLE
+
+if TYPE_CHECKING:
+    import random
+
+    from numpy.typing import NDArray
+
+__all__ = ["Clue", "OrderDraft", "fitting_orders", "order_draft", "order_question"]
+
+SIZES = (3, 4, 5, 6, 7)
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
+
+
+@dataclass(frozen=True, slots=True)
+class Theme:
+    """Words for one kind of order: `low` end first; places are counted from both ends."""
+
+    scene: str
+    before: str
+    after: str
+    beside: str
+    low: str
+    high: str
+    nth_low: str
+    nth_high: str
+    family: str
+
+
+THEMES = (
+    Theme(
+        "On a shelf there are {n} {family} from left to right: {items}.",
+        "to the left of", "to the right of", "directly to the left of",
+        "the leftmost", "the rightmost", "{k} from the left", "{k} from the right", "things",
+    ),
+    Theme(
+        "On a branch there sit {n} birds from left to right: {items}.",
+        "to the left of", "to the right of", "directly to the left of",
+        "the leftmost", "the rightmost", "{k} from the left", "{k} from the right", "birds",
+    ),
+    Theme(
+        "At the market there are {n} fruits with different prices: {items}.",
+        "cheaper than", "dearer than", "one place cheaper than",
+        "the cheapest", "the dearest", "the {k} cheapest", "the {k} dearest", "fruits",
+    ),
+    Theme(
+        "On the farm there are {n} animals of different size: {items}.",
+        "smaller than", "bigger than", "one place smaller than",
+        "the smallest", "the biggest", "the {k} smallest", "the {k} biggest", "animals",
+    ),
+    Theme(
+        "In a family there are {n} children of different age: {items}.",
+        "younger than", "older than", "one place younger than",
+        "the youngest", "the oldest", "the {k} youngest", "the {k} oldest", "children",
+    ),
+    Theme(
+        "In a row there wait {n} children from front to back: {items}.",
+        "in front of", "behind", "directly in front of",
+        "at the front", "at the back", "{k} from the front", "{k} from the back", "children",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Clue:
+    """`before`: first comes before second; `beside`: directly so; `at`: second is a place."""
+
+    relation: str
+    first: int
+    second: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderDraft:
+    """A puzzle: its text, its clues, and the one order that fits (names from low to high)."""
+
+    passage: str
+    theme: Theme
+    clues: tuple[Clue, ...]
+    names: tuple[str, ...]
+    order: tuple[int, ...]
+
+
+@cache
+def places(size: int) -> NDArray[np.int8]:
+    """All orders of `size` objects, (size!, size): the place of each object."""
+    return np.array(list(itertools.permutations(range(size))), dtype=np.int8)
+
+
+def fits(clue: Clue, table: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Which rows of a table of places satisfy the clue."""
+    first = table[:, clue.first]
+    if clue.relation == "at":
+        return first == clue.second
+    second = table[:, clue.second]
+    return first < second if clue.relation == "before" else first + 1 == second
+
+
+def fitting_orders(clues: tuple[Clue, ...], size: int) -> list[tuple[int, ...]]:
+    """Every order (object by place) that satisfies all clues, by trying all of them."""
+    table = places(size)
+    for clue in clues:
+        table = table[fits(clue, table)]
+    return [tuple(int(index) for index in np.argsort(row)) for row in table]
+
+
+def draw_clues(order: list[int], rng: random.Random) -> tuple[Clue, ...]:
+    """Clues that each rule out at least one order still open, until one order is left."""
+    size = len(order)
+    place = {item: index for index, item in enumerate(order)}
+    pairs = list(itertools.combinations(order, 2))
+    pool = [Clue("before", low, high) for low, high in pairs]
+    pool += [Clue("beside", low, high) for low, high in itertools.pairwise(order)] * 2
+    pool += [Clue("at", item, place[item]) for item in rng.sample(order, size - 1)] * 2
+    rng.shuffle(pool)
+    table, kept = places(size), list[Clue]()
+    for clue in pool:
+        mask = fits(clue, table)
+        if mask.all():
+            continue
+        table = table[mask]
+        kept.append(clue)
+        if len(table) == 1:
+            break
+    rng.shuffle(kept)
+    return tuple(kept)
+
+
+def place_words(theme: Theme, place: int, size: int, rng: random.Random) -> str:
+    """`the second oldest`, `fourth from the left`: counted from either end."""
+    from_low = rng.random() < 1 / 2
+    steps = place if from_low else size - 1 - place
+    if steps == 0:
+        return theme.low if from_low else theme.high
+    return (theme.nth_low if from_low else theme.nth_high).format(k=ORDINALS[steps])
+
+
+def clue_text(clue: Clue, theme: Theme, names: tuple[str, ...], rng: random.Random) -> str:
+    """A clue as a sentence; comparisons are told from either side."""
+    first = names[clue.first]
+    if clue.relation == "at":
+        text = f"{first} is {place_words(theme, clue.second, len(names), rng)}."
+    elif clue.relation == "beside":
+        text = f"{first} is {theme.beside} {names[clue.second]}."
+    elif rng.random() < 1 / 2:
+        text = f"{first} is {theme.before} {names[clue.second]}."
+    else:
+        text = f"{names[clue.second]} is {theme.after} {first}."
+    return text[:1].upper() + text[1:]
+
+
+def order_draft(rng: random.Random, size: int | None = None) -> OrderDraft:
+    """A puzzle of three to seven objects (or of `size`)."""
+    size = size or rng.choice(SIZES)
+    theme = rng.choice(THEMES)
+    if theme.family == "children":
+        names = tuple(rng.sample((*GIRLS, *BOYS), size))
+    else:
+        names = tuple(f"the {word}" for word in rng.sample(ORDERABLE[theme.family], size))
+    order = rng.sample(range(size), size)
+    clues = draw_clues(order, rng)
+    scene = theme.scene.format(
+        n=("three", "four", "five", "six", "seven")[size - SIZES[0]],
+        family=theme.family,
+        items=", ".join(names[:-1]) + f" and {names[-1]}",
+    )
+    told = " ".join((scene, *(clue_text(clue, theme, names, rng) for clue in clues)))
+    return OrderDraft(told, theme, clues, names, tuple(order))
+
+
+def order_question(draft: OrderDraft, rng: random.Random, place: int | None = None) -> Question:
+    """Who is at any place (or at `place`), told or to be inferred; all objects are options."""
+    size = len(draft.order)
+    if place is None:
+        place = rng.randrange(size)
+    asked = place_words(draft.theme, place, size, rng)
+    prompt = f"{draft.passage}\nQuestion: Which one is {asked}?\nAnswer:"
+    answer = draft.names[draft.order[place]]
+    wrong = tuple(name for name in draft.names if name != answer)
+    return shuffled(Kind.ORDER, prompt, answer, wrong, rng)

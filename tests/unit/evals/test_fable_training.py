@@ -1,0 +1,66 @@
+"""Training's moving parts without training: packing, padding, the schedule, one tiny step."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evals.fable.tokens import ANSWER_BIT, CONTEXT_TOKENS, pack
+from evals.fable.train import PAD, Settings, loss_sums, padded, rate_share, start_model, steps
+
+TOKENIZER = Path(__file__).parents[3] / "models" / "fable-3m" / "tokenizer.json"
+
+
+def test_a_stream_is_a_function_of_its_seed_and_marks_some_answers() -> None:
+    first, again, other = (pack(str(TOKENIZER), seed, 3000) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first[:3000], other[:3000])
+    share = float((first >= ANSWER_BIT).mean())
+    assert 0.01 < share < 0.15
+    assert first[0] == 0
+    assert first[-1] == 1
+
+
+def test_rows_are_padded_to_the_right() -> None:
+    table = padded([np.array([0, 5], np.uint16), np.array([0, 5, 6, 1], np.uint16)])
+    assert torch.equal(table, torch.tensor([[0, 5, PAD, PAD], [0, 5, 6, 1]]))
+
+
+def test_the_rate_rises_holds_and_falls_to_nothing() -> None:
+    settings = Settings(work="", out="", warmup=0.1, decay=0.5)
+    shares = [rate_share(progress, settings) for progress in (0.0, 0.05, 0.3, 0.75, 1.0)]
+    assert shares == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
+
+
+def test_padding_adds_nothing_to_the_loss_and_answers_weigh_more() -> None:
+    settings = Settings(work="", out="", layers=1, hidden=64)
+    model = start_model(settings, torch.device("cpu"))
+    row = torch.tensor([[0, 7, 8 | int(ANSWER_BIT), 9, 1]])
+    longer = torch.cat([row, torch.full((1, 3), PAD)], dim=1)
+    short_sum, short_told = loss_sums(model, row, 4.0)
+    long_sum, long_told = loss_sums(model, longer, 4.0)
+    plain_sum, _ = loss_sums(model, row, 1.0)
+    assert torch.allclose(short_sum, long_sum, atol=1e-4)
+    assert torch.allclose(short_told, long_told, atol=1e-4)
+    assert short_sum > plain_sum
+    assert short_told[1] == 4
+    assert short_told[3] == 1
+
+
+def test_steps_hold_about_the_tokens_asked_for_and_fit_the_context(tmp_path: Path) -> None:
+    stream = pack(str(TOKENIZER), 1, 20_000)
+    (tmp_path / "shards").mkdir()
+    for seed in range(1000, 1003):
+        np.save(tmp_path / "shards" / f"shard-{seed:05d}.npy", stream)
+    settings = Settings(work=str(tmp_path), out="", step_tokens=2000, session_share=0.5)
+    for batches in itertools.islice(steps(settings, TOKENIZER), 3):
+        assert 1 <= len(batches) <= settings.micro_batches
+        assert all(batch.shape[1] <= CONTEXT_TOKENS for batch in batches)
+        real = sum(int((batch & (int(ANSWER_BIT) - 1) != PAD).sum()) for batch in batches)
+        assert 2000 <= real <= 2000 + CONTEXT_TOKENS
+    assert json.loads(TOKENIZER.read_text())["model"]["type"] == "BPE"
