@@ -1,4 +1,4 @@
-"""A model's chain of repeated blocks, found by looking (PAPER section 3.1).
+"""A model's chain of repeated blocks, found by looking (PAPER section 1).
 
 No architecture is named here. The model is built on the meta device, which holds shapes and no
 weights; one probe forward is watched; the chain is the list of modules that are called one after

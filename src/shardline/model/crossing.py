@@ -1,4 +1,4 @@
-"""What goes from span to span, and what comes back from the last (PAPER section 3.1).
+"""What goes from span to span, and what comes back from the last (PAPER section 1).
 
 A crossing is pure data: the values that each block hands to the next (`carried`), and for each
 block still ahead the other inputs that the caller's own forward gave it (`calls`). Masks and

@@ -1,4 +1,4 @@
-"""The caller's side: a model's own ends with stubs in place of its blocks (PAPER section 3.1).
+"""The caller's side: a model's own ends with stubs in place of its blocks (PAPER section 1).
 
 The model's own forward and `generate` run unchanged. Each stub only writes down what its block
 was given; the last one sends everything as one crossing and returns what the last block returned.

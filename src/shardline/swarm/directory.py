@@ -1,4 +1,4 @@
-"""The Directory port: who is here and what they serve (BSNS, PAPER section 1; DESIGN section 1).
+"""The Directory port: who is here and what they serve (BSNS, PAPER section 1; decision 0002).
 
 A directory holds one signed record a node and a sign of life beside it. The record is what the node
 says; presence is what the engine sees.

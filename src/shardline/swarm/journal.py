@@ -1,4 +1,4 @@
-"""What a sender keeps so that it can send again (BSNS's chain, DESIGN section 5).
+"""What a sender keeps so that it can send again (decision 0009).
 
 Whoever sends to a span notes each step's segments, by seat. When the span's node dies, the notes
 are sent to its replacement, which fills its cache from them: only the lost span is rebuilt. Pure:

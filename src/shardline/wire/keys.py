@@ -22,7 +22,7 @@ SIGNATURE_BYTES: Final = 64
 def verify(node_id: NodeId, data: bytes, signature: bytes) -> bool:
     """Whether `signature` is this node's for `data`; False too for what is no key or signature.
 
-    libsodium refuses the small-order keys that other ed25519 code accepts (DESIGN section 1).
+    libsodium refuses the small-order keys that other ed25519 code accepts (decision 0002).
     """
     try:
         VerifyKey(bytes.fromhex(node_id)).verify(data, signature)

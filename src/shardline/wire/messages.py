@@ -2,7 +2,7 @@
 
 A message travels with `segments`, opaque byte strings that are the codec's business. A session's
 route is laid by `Open`, hop by hop; `Step` goes down the chain and `Result` or `Failed` straight
-back to the caller (DESIGN section 5).
+back to the caller (decisions 0003, 0009).
 """
 
 from __future__ import annotations

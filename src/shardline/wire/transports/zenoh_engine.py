@@ -1,4 +1,4 @@
-"""Opening a zenoh session as a swarm wants it (DESIGN section 1).
+"""Opening a zenoh session as a swarm wants it (decision 0002).
 
 Peers find each other by gossip from any address they are told, never by multicast; links are
 mutual TLS with certificates from the invite; shared memory is off, because it would carry
