@@ -1,0 +1,15 @@
+"""The methods that the conformance suite of plans runs over; a new one adds its line."""
+
+from __future__ import annotations
+
+__all__ = ["PARTITIONERS"]
+
+PARTITIONERS = [
+    "auto",
+    "exact",
+    "search",
+    "brkga",
+    "greedy",
+    "memory",
+    "petals",
+]
