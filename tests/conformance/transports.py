@@ -14,6 +14,8 @@ from nacl.signing import SigningKey
 
 from shardline.core.ids import NodeId
 from shardline.wire import (
+    IrohSettings,
+    IrohTransport,
     MemoryNetwork,
     TlsFiles,
     Transport,
@@ -101,10 +103,24 @@ class _Zenoh:
         self._known: tuple[str, ...] = ()
 
     async def join(self, me: NodeId) -> Transport:
-        settings = ZenohSettings("127.0.0.1:0", self._known, self._tls)
+        settings = ZenohSettings("127.0.0.1:0", self._known, tls=self._tls)
         engine = await self._stack.enter_async_context(open_zenoh(settings))
         self._known = self._known or engine.listening
         return await self._stack.enter_async_context(ZenohTransport(engine, "test", me))
+
+
+class _Iroh:
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+        self._nodes: dict[NodeId, IrohTransport] = {}
+
+    async def join(self, me: NodeId) -> Transport:
+        transport = IrohTransport(IrohSettings("127.0.0.1:0"), me, self._find)
+        self._nodes[me] = await self._stack.enter_async_context(transport)
+        return transport
+
+    async def _find(self, peer: NodeId) -> list[str]:
+        return [self._nodes[peer].address] if peer in self._nodes else []
 
 
 @asynccontextmanager
@@ -125,8 +141,15 @@ async def zenoh_tls() -> AsyncGenerator[Network]:
         yield _Zenoh(stack, throwaway_tls())
 
 
+@asynccontextmanager
+async def iroh() -> AsyncGenerator[Network]:
+    async with AsyncExitStack() as stack:
+        yield _Iroh(stack)
+
+
 TRANSPORTS: dict[str, Callable[[], AbstractAsyncContextManager[Network]]] = {
     "memory": memory,
     "zenoh": zenoh,
     "zenoh over TLS": zenoh_tls,
+    "iroh": iroh,
 }

@@ -10,6 +10,7 @@ from shardline.wire.frames import (
 from shardline.wire.handshake import MEMBERSHIP_KEY_BYTES
 from shardline.wire.keys import verify
 from shardline.wire.messages import (
+    EVERY_STEP,
     Close,
     Failed,
     Message,
@@ -24,6 +25,8 @@ from shardline.wire.messages import (
 )
 from shardline.wire.switchboard import Switchboard
 from shardline.wire.transport import ChannelClosed, Pipe, Transport
+from shardline.wire.transports.iroh import IrohTransport
+from shardline.wire.transports.iroh_engine import IrohSettings
 from shardline.wire.transports.memory import MemoryNetwork, MemoryTransport
 from shardline.wire.transports.zenoh import ZenohTransport
 from shardline.wire.transports.zenoh_engine import (
@@ -35,6 +38,7 @@ from shardline.wire.transports.zenoh_engine import (
 )
 
 __all__ = [
+    "EVERY_STEP",
     "FRAME_BYTES_MAX",
     "HEADER_BYTES_MAX",
     "MEMBERSHIP_KEY_BYTES",
@@ -42,6 +46,8 @@ __all__ = [
     "ChannelClosed",
     "Close",
     "Failed",
+    "IrohSettings",
+    "IrohTransport",
     "MemoryNetwork",
     "MemoryTransport",
     "Message",

@@ -2,7 +2,7 @@
 
 A message travels with `segments`, opaque byte strings that are the codec's business. A session's
 route is laid by `Open`, hop by hop; `Step` goes down the chain and `Result` or `Failed` straight
-back to the caller (decisions 0003, 0009).
+back to the caller (decisions 0003, 0009, 0010).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from msgspec import Meta
 from shardline.core.ids import NodeId, SessionId
 
 __all__ = [
+    "EVERY_STEP",
     "Close",
     "Failed",
     "Message",
@@ -30,6 +31,8 @@ __all__ = [
     "encode_message",
 ]
 
+EVERY_STEP: Final = 2**31 - 1
+"""No step has a greater number."""
 TEXT_MAX: Final = 2_000
 """Characters of an error's text that cross the wire."""
 
@@ -133,12 +136,16 @@ class Failed(_Message, tag="failed", frozen=True):
 class Reroute(_Message, tag="reroute", frozen=True):
     """From the caller: the seat at `start` sends to `next` from now on.
 
-    All that was sent from there is sent again first, so that the new node fills its cache.
+    All that was sent from there is sent again first, so that the new node fills its cache; but it
+    knows the steps before `since` already (EVERY_STEP: nothing is sent again). With `also`, `next`
+    is a standby, or who gets the steps anyhow, for none: it is sent every step too, as a replay.
     """
 
     session: _Session
     start: _Count
     next: _Node
+    since: _Count = 0
+    also: bool = False
 
 
 class Close(_Message, tag="close", frozen=True):
