@@ -30,7 +30,10 @@ from tests.unit.swarm.making import HandClock, record
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.filterwarnings("ignore:path is deprecated:DeprecationWarning"),  # hivemind's
+]
 
 DEADLINE_S = 10.0
 A, B, C = (Identity.ephemeral() for _ in range(3))
@@ -99,12 +102,15 @@ async def test_a_new_record_replaces_the_old_one(a: Directory, b: Directory) -> 
     assert records[A.node_id].state is State.READY
 
 
-async def test_a_withdrawn_record_is_gone_and_can_come_back(a: Directory, b: Directory) -> None:
+async def test_a_withdrawn_record_is_gone_and_can_come_back(
+    world: World, a: Directory, b: Directory
+) -> None:
     await a.withdraw()
     await a.publish(record(A.node_id))
     await _until(b, bool)
     await a.withdraw()
-    await _until(b, lambda records: not records)
+    async with asyncio.timeout(world.departure_s):
+        await _until(b, lambda records: not records)
     await a.publish(record(A.node_id, sequence=2))
     await _until(b, bool)
 
@@ -113,7 +119,8 @@ async def test_a_killed_member_is_gone(world: World, a: Directory, b: Directory)
     await b.publish(record(B.node_id))
     await _until(a, bool)
     await world.kill(1)
-    await _until(a, lambda records: not records)
+    async with asyncio.timeout(world.departure_s):
+        await _until(a, lambda records: not records)
 
 
 async def test_an_expired_record_is_gone(a: Directory, b: Directory, clock: HandClock) -> None:
@@ -242,7 +249,8 @@ async def test_a_watcher_hears_of_a_death(world: World, a: Directory, b: Directo
     async with a.watch() as events:
         await _next(events)
         await world.kill(1)
-        assert await _next(events) == Left(record(B.node_id))
+        async with asyncio.timeout(world.departure_s):
+            assert await _next(events) == Left(record(B.node_id))
 
 
 async def test_a_watcher_hears_of_an_expiry(a: Directory, b: Directory, clock: HandClock) -> None:
