@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check format bench clean
+.PHONY: demo check format bench chaos clean
 
 demo: $(READY)  ## three local nodes, one real small model, the same tokens as on one machine
 	$(BIN)/shardline demo
@@ -23,6 +23,9 @@ format: $(READY)  ## put the source into the house's shape
 bench: $(READY)  ## measure here and write benchmarks/reports
 	$(BIN)/python -m benchmarks.hop
 	$(BIN)/python -m benchmarks.span_load
+
+chaos: $(READY)  ## ten minutes of faults under running generations; as root also those of links
+	$(BIN)/shardline bench chaos --minutes 10 --seed 1
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

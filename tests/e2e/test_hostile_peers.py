@@ -10,16 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from anyio.from_thread import start_blocking_portal
 
 from shardline.codec import pack
-from shardline.core.errors import ShardlineError
 from shardline.node.outbox import AGAIN_MAX
 from shardline.node.tasks import UNDER_WAY_MAX
 from shardline.node.worker import SEATS_MAX
@@ -34,7 +31,6 @@ from shardline.wire import (
     Ping,
     Reroute,
     Result,
-    Spent,
     Step,
 )
 from tests.e2e.mallory import (
@@ -49,7 +45,6 @@ from tests.e2e.mallory import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
-    from pathlib import Path
 
     from anyio.from_thread import BlockingPortal
 
@@ -365,31 +360,6 @@ def test_a_node_that_refuses_every_session_is_gone_around(
         assert any(isinstance(word, Open) for word in impostor.heard), "nobody asked it"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [(), (b"\xc1",), tuple(pack({"output": 3})), tuple(pack({"output": torch.ones(1, 2, 3)}))],
-    ids=["nothing", "noise", "a number", "another shape"],
-)
-def test_a_result_of_garbage_is_an_error_and_not_a_text(
-    swarm: Swarm,
-    nodes: list[NodeRecord],
-    honest: Honest,
-    portal: BlockingPortal,
-    body: tuple[bytes, ...],
-) -> None:
-    def lie(impostor: Impostor, message: Message) -> Reply:
-        if isinstance(message, Open):
-            return impostor.opened(message), ()
-        if isinstance(message, Step):
-            return Result(message.session, message.step, [Spent("me", 1)]), body
-        return None
-
-    lying = portal.wrap_async_context_manager(impostor_in(swarm, nodes[0], lie))
-    with lying, pytest.raises(ShardlineError):
-        honest.writes()
-    honest()
-
-
 def test_what_peers_write_does_nothing_to_a_terminal(
     swarm: Swarm, nodes: list[NodeRecord], portal: BlockingPortal, shardline: Callable[..., Ended]
 ) -> None:
@@ -399,37 +369,3 @@ def test_what_peers_write_does_nothing_to_a_terminal(
     assert (ended.code, ended.err) == (0, "")
     assert "[/red]:dog:" in ended.out
     assert "[bold]x" in ended.out
-
-
-@pytest.mark.parametrize(
-    ("kind", "code", "before"),
-    [
-        ("StepFailed", 0, r"\w{8} \(0:1\), \w{8} \(1:4\) took over from \w{8} \(0:4\): "),
-        ("PeerFault", 3, ""),
-    ],
-)
-def test_what_a_node_says_of_its_failure_is_one_line_without_escapes(  # noqa: PLR0913, PLR0917
-    swarm: Swarm,
-    nodes: list[NodeRecord],
-    portal: BlockingPortal,
-    shardline: Callable[..., Ended],
-    tiny: Path,
-    kind: str,
-    code: int,
-    before: str,
-) -> None:
-    def curse(impostor: Impostor, message: Message) -> Reply:
-        if isinstance(message, Open):
-            return impostor.opened(message), ()
-        if isinstance(message, Step):
-            text = "\x1b[2Jgone\n\nTraceback \u202ereversed"
-            return Failed(message.session, message.step, impostor.me, kind, text), ()
-        return None
-
-    with portal.wrap_async_context_manager(impostor_in(swarm, nodes[0], curse)):
-        invite = swarm.invite.encode()
-        ended = shardline("generate", tiny, "--join", invite, "--prompt", "x", "--json")
-    assert ended.code == code, ended
-    assert bool(ended.out) == (code == 0)
-    said = re.escape("?[2Jgone Traceback ?reversed\n")
-    assert re.fullmatch(f"shardline: {before}{said}", ended.err), ended.err

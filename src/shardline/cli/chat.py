@@ -9,7 +9,14 @@ import click
 
 from shardline.cli.generate import Sampling, Writer, sampling_options
 from shardline.cli.news import tell
-from shardline.cli.options import join_option, keep_invite, model_argument, the_invite
+from shardline.cli.options import (
+    address_book,
+    join_option,
+    keep_invite,
+    model_argument,
+    standby_option,
+    the_invite,
+)
 from shardline.cli.progress import Progress
 from shardline.core.errors import PromptTooLong
 
@@ -25,16 +32,17 @@ __all__ = ["chat"]
 @model_argument
 @join_option
 @sampling_options
-def chat(*, model: str, join_text: str | None, sampling: Sampling) -> None:
+@standby_option
+def chat(*, model: str, join_text: str | None, sampling: Sampling, standby: int) -> None:
     """Talk with MODEL, whose blocks the swarm holds; an empty line or Ctrl-D ends it."""
     invite = the_invite(join_text)
 
     from shardline.client import joined
 
-    with joined(invite) as swarm:
+    with joined(invite, book=address_book()) as swarm:
         keep_invite(invite)
         with Progress("loading"):
-            swarm_model = swarm.model_now(model, tell=tell)
+            swarm_model = swarm.model_now(model, standby=standby, tell=tell)
             talk = _Talk(swarm_model, Writer(swarm_model), sampling)
         while line := _ask():
             talk.turn(line)

@@ -131,7 +131,7 @@ class _Show:
         return {
             "tokens_equal": equal,
             "text": prompt + self.writer.text,
-            "chain": chain_rows(went, self._records),
+            "chain": chain_rows(went.chain, self._records),
             "tokens_per_s": went.tokens_per_s,
             "time_to_first_token_s": went.time_to_first_token_s,
             "hop_overhead_ms": went.hop_overhead_ms,

@@ -12,10 +12,12 @@ import click
 
 from shardline.cli.news import tell
 from shardline.cli.options import (
+    address_book,
     join_option,
     json_option,
     keep_invite,
     model_argument,
+    standby_option,
     the_invite,
 )
 from shardline.cli.progress import Progress
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import Cache
 
     from shardline.client import Generation, Swarm, SwarmModel
-    from shardline.swarm import NodeRecord
+    from shardline.swarm import Hop, NodeRecord
 
 __all__ = ["Sampling", "Writer", "chain_rows", "generate", "sampling_options", "summary"]
 
@@ -89,13 +91,15 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 @join_option
 @click.option("--prompt", required=True, metavar="TEXT")
 @sampling_options
+@standby_option
 @json_option
-def generate(
+def generate(  # noqa: PLR0913  (one for each option)
     *,
     model: str,
     join_text: str | None,
     prompt: str,
     sampling: Sampling,
+    standby: int,
     as_json: bool,
 ) -> None:
     """Go on from a prompt with MODEL, whose blocks the swarm holds."""
@@ -103,10 +107,13 @@ def generate(
 
     from shardline.client import joined
 
-    with Progress("joining the swarm", wanted=not as_json) as progress, joined(invite) as swarm:
+    with (
+        Progress("joining the swarm", wanted=not as_json) as progress,
+        joined(invite, book=address_book()) as swarm,
+    ):
         keep_invite(invite)
         progress.say(f"loading the ends of {model}")
-        swarm_model = swarm.model_now(model, tell=tell)
+        swarm_model = swarm.model_now(model, standby=standby, tell=tell)
         progress.say("reading the prompt")
         writer = Writer(swarm_model, quiet=as_json, on_count=progress.count)
         writer.write(writer.encode(prompt), sampling)
@@ -182,8 +189,8 @@ def summary(writer: Writer) -> str:
     )
 
 
-def chain_rows(went: Generation, nodes: list[NodeRecord]) -> list[dict[str, Any]]:
-    """The chain as machines read it."""
+def chain_rows(hops: tuple[Hop, ...], nodes: list[NodeRecord]) -> list[dict[str, Any]]:
+    """A chain, or the standbys beside it, as machines read them."""
     names = {record.node: record.name for record in nodes}
     return [
         {
@@ -192,18 +199,19 @@ def chain_rows(went: Generation, nodes: list[NodeRecord]) -> list[dict[str, Any]
             "start": hop.span.start,
             "stop": hop.span.stop,
         }
-        for hop in went.chain
+        for hop in hops
     ]
 
 
 def _report(swarm: Swarm, model: SwarmModel, writer: Writer) -> dict[str, Any]:
-    went = writer.generation
+    went, nodes = writer.generation, swarm.nodes_now()
     return {
         "text": writer.text,
         "token_ids": writer.token_ids,
         "time_to_first_token_s": went.time_to_first_token_s,
         "tokens_per_s": went.tokens_per_s,
-        "chain": chain_rows(went, swarm.nodes_now()),
+        "chain": chain_rows(went.chain, nodes),
+        "standby": chain_rows(went.standbys, nodes),
         "moved_bytes": went.moved_bytes,
         "model": model.plan.model_dir.name,
     }

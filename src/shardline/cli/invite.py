@@ -29,10 +29,18 @@ def invite() -> None:
     help="Where the swarm's first nodes will listen; default: this machine.",
 )
 @click.option("--expires", metavar="30d", help="How long it opens the swarm; default: for ever.")
-def new(*, bootstrap: tuple[str, ...], expires: str | None) -> None:
+@click.option(
+    "--nat",
+    metavar="RELAY",
+    help="For machines behind routers: find direct ways between them, helped by this relay: "
+    "none, n0 (public, for trials) or https://HOST. Needs shardline[nat] on all of them.",
+)
+def new(*, bootstrap: tuple[str, ...], expires: str | None, nat: str | None) -> None:
     """Found a swarm and print its invite; nodes may join it once one listens where it says."""
     made = Invite.new(
-        bootstrap or own_addresses(DEFAULT_PORT), None if expires is None else _parse_life(expires)
+        bootstrap or own_addresses(DEFAULT_PORT),
+        None if expires is None else _parse_life(expires),
+        nat=nat,
     )
     InviteStore(home()).save(made)
     click.echo(made.encode())

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from multiprocessing.process import BaseProcess
 
+    from shardline.cli.cables import Cables, Place
+
 __all__ = ["NAMES", "LocalSwarm", "local_swarm", "unequal_spans"]
 
 START_S = 120.0
@@ -66,21 +68,27 @@ class LocalSwarm:
         self._folder = folder
         self._options = options
         self._ties: dict[str, _Tie] = {}
+        self._started: dict[str, tuple[Span, Place | None]] = {}
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["shardline.cli.serve", "shardline.node"])
+        self.cables: Cables | None = None
+        """What nodes with a place are linked by."""
 
     @property
     def invite(self) -> str:
         """For others on this machine."""
         return self.swarm.invite.encode()
 
-    def start(self, name: str, span: Span) -> None:
+    def start(self, name: str, span: Span, place: Place | None = None) -> None:
         """Start a node, which will be ready some time later."""
+        self._started[name] = (span, place)
         arguments = [str(self._model), "--name", name, "--blocks", str(span)]
-        arguments += ["--listen", "127.0.0.1:0", "--join", self.invite, *self._options]
+        arguments += ["--listen", place.listen if place else "127.0.0.1:0"]
+        arguments += ["--join", self.invite, *self._options]
         self._ties[name], tie = self._context.Pipe()
+        network = place.network if place else None
         process = self._context.Process(
-            target=_serve, args=(arguments, str(self._folder), name, tie), daemon=True
+            target=_serve, args=(arguments, str(self._folder), name, tie, network), daemon=True
         )
         process.start()
         tie.close()
@@ -99,6 +107,24 @@ class LocalSwarm:
         if process.is_alive():
             process.kill()
             process.join()
+
+    def replace(self, name: str, fresh: str) -> None:
+        """Start another node where this one, which died, has been."""
+        self.end(name)
+        self.start(fresh, *self._started.pop(name))
+
+    def place_of(self, name: str) -> Place | None:
+        """Where a node lives, if it has a cable of its own."""
+        return self._started[name][1]
+
+    @contextlib.contextmanager
+    def cabled(self, count: int) -> Generator[tuple[Place, ...]]:
+        """So many places for nodes, whose cables can be cut; raises Unsupported."""
+        from shardline.cli.cables import cables
+
+        (own, *_) = self.swarm.invite.bootstrap
+        with cables(own, count, self._context) as self.cables:
+            yield self.cables.places
 
     def wait_until_ready(self) -> None:
         """Wait until every process serves; raises NodeLost with the last words of one that ends."""
@@ -120,19 +146,33 @@ class LocalSwarm:
 
 
 @contextlib.contextmanager
-def local_swarm(
-    model: Path, spans: Sequence[Span], *, dtype: str = "float32", threads: int = 1
+def local_swarm(  # noqa: PLR0913 - what to serve, then how
+    model: Path,
+    spans: Sequence[Span],
+    *,
+    dtype: str = "float32",
+    threads: int = 1,
+    cabled: bool = False,
+    invite: Invite | None = None,
 ) -> Generator[LocalSwarm]:
-    """One node process a span, ready to be used; raises NodeLost with a node's own last words."""
+    """One node process a span, ready to be used; raises NodeLost with a node's own last words.
+
+    `cabled` gives each node a cable of its own, to be cut; Unsupported where that cannot be done.
+    `invite` founds the swarm; None makes one.
+    """
     options = ["--dtype", dtype, "--threads", str(threads)]
     with (
         tempfile.TemporaryDirectory(prefix="shardline-") as folder,
-        joined(Invite.new(), listen="127.0.0.1:0") as swarm,
+        joined(invite or Invite.new(), listen="127.0.0.1:0") as swarm,
+        contextlib.ExitStack() as stack,
     ):
         local = LocalSwarm(swarm, model, Path(folder), options)
+        places: Sequence[Place | None] = [None] * len(spans)
+        if cabled:
+            places = stack.enter_context(local.cabled(len(spans)))
         try:
-            for name, span in zip(_names(len(spans)), spans, strict=True):
-                local.start(name, span)
+            for name, span, place in zip(_names(len(spans)), spans, places, strict=True):
+                local.start(name, span, place)
             local.wait_until_ready()
             yield local
         finally:
@@ -147,8 +187,14 @@ def _names(count: int) -> list[str]:
     ]
 
 
-def _serve(arguments: list[str], folder: str, name: str, tie: _Tie) -> None:
+def _serve(
+    arguments: list[str], folder: str, name: str, tie: _Tie, network: str | None = None
+) -> None:
     """A node's process: `shardline serve`, until told to leave or its parent ends."""
+    if network is not None:
+        from shardline.cli.cables import enter
+
+        enter(network)
     os.environ["SHARDLINE_HOME"] = folder
     with (Path(folder) / f"{name}.err").open("a") as errors, Path(os.devnull).open("w") as out:
         os.dup2(errors.fileno(), sys.stderr.fileno())

@@ -17,13 +17,14 @@ import psutil
 from filelock import FileLock, Timeout
 
 from shardline.core.errors import BadInput
-from shardline.swarm import Identity, Invite, InviteStore, check_name
+from shardline.swarm import AddressBook, Identity, Invite, InviteStore, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
 __all__ = [
     "DEFAULT_PORT",
+    "address_book",
     "home",
     "join_option",
     "json_option",
@@ -31,6 +32,7 @@ __all__ = [
     "model_argument",
     "node_identity",
     "own_addresses",
+    "standby_option",
     "the_invite",
 ]
 
@@ -42,6 +44,13 @@ ADDRESSES_MAX = 3
 model_argument = click.argument("model")
 join_option = click.option(
     "--join", "join_text", metavar="INVITE", envvar="SHARDLINE_INVITE", help="The swarm's invite."
+)
+standby_option = click.option(
+    "--standby",
+    type=click.IntRange(0, 1),
+    default=0,
+    metavar="N",
+    help="1: keep a second node warm for each span, so that a death costs next to nothing.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -59,6 +68,11 @@ def the_invite(join_text: str | None) -> Invite:
     if not kept:
         raise BadInput("give --join INVITE: `shardline invite show` prints it where a node serves")
     return kept[0]
+
+
+def address_book() -> AddressBook:
+    """Where the nodes of each swarm could be dialled when they were last heard."""
+    return AddressBook(home())
 
 
 def keep_invite(invite: Invite) -> None:

@@ -14,6 +14,7 @@ import click
 
 from shardline.cli.options import (
     DEFAULT_PORT,
+    address_book,
     join_option,
     keep_invite,
     model_argument,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
+NOWHERE = "none"
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  (compared with, not bound)
 BLOCKS = re.compile(r"auto|[0-9]{1,6}:[0-9]{1,6}")
 DEVICE = re.compile(r"(?:cpu|cuda|mps)(?::[0-9]{1,3})?")
@@ -44,13 +46,18 @@ ADDRESS_CHARS_MAX = 100
 @click.command()
 @model_argument
 @click.option("--blocks", default="auto", metavar="A:B|auto", help="Which blocks to hold.")
-@click.option("--listen", metavar="HOST:PORT", help=f"Default: 0.0.0.0:{DEFAULT_PORT}, or any.")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT|none",
+    help=f"Default: 0.0.0.0:{DEFAULT_PORT}, or any. none: only dial, be reached by that.",
+)
 @join_option
 @click.option("--name", metavar="N", help="What people call this node; default: the machine's.")
 @click.option("--device", default="cpu", metavar="cpu|cuda:0", help="Where to compute.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="Default: the model's.")
 @click.option("--memory", metavar="8GiB", help="For weights and cache; default: most of the free.")
 @click.option("--threads", type=click.IntRange(1, THREADS_MAX), metavar="N", help="CPU threads.")
+@click.option("--pace", type=click.FloatRange(0.001, 1.0), default=1.0, hidden=True)
 def serve(  # noqa: PLR0913  (one argument an option)
     *,
     model: str,
@@ -62,6 +69,7 @@ def serve(  # noqa: PLR0913  (one argument an option)
     dtype: str | None,
     memory: str | None,
     threads: int | None,
+    pace: float,
 ) -> None:
     """Serve a part of MODEL (a directory or a hub id) until interrupted.
 
@@ -70,19 +78,22 @@ def serve(  # noqa: PLR0913  (one argument an option)
     invite = Invite.new() if join_text is None else the_invite(join_text)
     memory_bytes = None if memory is None else parse_bytes(memory)
     _check(blocks, listen, device)
+    if listen == NOWHERE and join_text is None:
+        raise BadInput("a node that listens nowhere needs others to dial: give --join INVITE")
 
     with node_identity(name) as (own_name, identity):
-        from shardline.node import Settings
+        from shardline.node import Pace, Settings
 
         settings = Settings(
             model=model,
             name=own_name,
-            listen=listen or f"0.0.0.0:{DEFAULT_PORT}",
+            listen=None if listen == NOWHERE else listen or f"0.0.0.0:{DEFAULT_PORT}",
             blocks=blocks,
             device=device,
             dtype=dtype,
             memory_bytes=memory_bytes,
             threads=threads,
+            pace=Pace().times(pace),
         )
         start = _Start(invite, founds=join_text is None, any_port=listen is None)
         asyncio.run(_serve(settings, start, identity))
@@ -92,7 +103,7 @@ def _check(blocks: str, listen: str | None, device: str) -> None:
     """Refuse nonsense at once, before the heavy rooms are imported."""
     if not BLOCKS.fullmatch(blocks):
         raise BlocksOutOfRange(f"--blocks wants A:B or auto, not {blocks!r}")
-    if listen is not None:
+    if listen is not None and listen != NOWHERE:
         split_address(listen[:ADDRESS_CHARS_MAX])
     if not DEVICE.fullmatch(device):
         raise BadInput(f"{device!r} is no device: write cpu, or cuda:0 for the first GPU")
@@ -119,7 +130,7 @@ async def _serve(settings: Settings, start: _Start, identity: Identity) -> None:
 
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    person = Person(joined, _tell, stop)
+    person = Person(joined, _tell, stop, address_book())
     try:
         await serve_node(settings, start.invite, identity, person)
     except AddressTaken:
@@ -141,10 +152,11 @@ def _reachable(invite: Invite, listening: Sequence[str]) -> Invite:
 
 def _tell(serving: Serving) -> None:
     record = serving.record
+    where = f"at {serving.listening[0]}" if serving.listening else f"through {record.through}"
     click.echo(
         f"{record.name} serves blocks {record.span} of {record.blocks} of {record.model}: "
         f"{record.dtype} on {record.device}, {format_bytes(serving.weights_bytes)} of weights, "
-        f"room for {record.cache_tokens_total} tokens, at {serving.listening[0]}, "
+        f"room for {record.cache_tokens_total} tokens, {where}, "
         f"ready in {serving.load_s:.1f} s"
     )
 

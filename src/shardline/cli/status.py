@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shardline.cli.options import join_option, json_option, keep_invite, the_invite
+from shardline.cli.options import (
+    address_book,
+    join_option,
+    json_option,
+    keep_invite,
+    the_invite,
+)
 from shardline.core.errors import ShardlineError
 from shardline.core.ids import NodeId, short
 from shardline.core.spans import gaps
@@ -35,29 +43,38 @@ def status(*, join_text: str | None, as_json: bool) -> None:
     """Show the swarm's nodes, their spans, devices, memory, load and round-trip times."""
     invite = the_invite(join_text)
 
-    records, rtts_ms = asyncio.run(_look(invite))
+    records, rtts_ms, routes = asyncio.run(_look(invite))
     keep_invite(invite)
+    paths = _paths(records, rtts_ms, routes)
     if as_json:
-        rows = [_row(record, rtts_ms[record.node]) for record in records]
+        rows = [_row(record, rtts_ms[record.node], paths[record.node]) for record in records]
         click.echo(json.dumps({"nodes": rows}))
     else:
-        _show(records, rtts_ms)
+        _show(records, rtts_ms, paths)
 
 
-async def _look(invite: Invite) -> tuple[list[NodeRecord], dict[NodeId, float | None]]:
-    """The live nodes by their place in the model, and this machine's round-trip times in ms."""
+async def _look(
+    invite: Invite,
+) -> tuple[list[NodeRecord], dict[NodeId, float | None], dict[NodeId, str | None]]:
+    """The live nodes by their place in the model; round-trip times in ms, and the known routes."""
 
     def nothing(*_: object) -> None:
         """A looker is asked nothing."""
 
     looking = membership(
-        invite, Identity.ephemeral(), listen=None, on_message=nothing, on_lost=nothing
+        invite,
+        Identity.ephemeral(),
+        listen=None,
+        on_message=nothing,
+        on_lost=nothing,
+        book=address_book(),
     )
     async with looking as member:
         found = (await member.directory.snapshot()).records
         times = await asyncio.gather(*(_ping(member, node) for node in found))
+        routes = {node: member.place.route(node) for node in found}
     records = sorted(found.values(), key=lambda record: (record.model, record.start, record.name))
-    return records, dict(zip(found, times, strict=True))
+    return records, dict(zip(found, times, strict=True)), routes
 
 
 async def _ping(member: Member, node: NodeId) -> float | None:
@@ -69,25 +86,76 @@ async def _ping(member: Member, node: NodeId) -> float | None:
         return None
 
 
-def _show(records: list[NodeRecord], rtts_ms: dict[NodeId, float | None]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """How this machine reaches a node."""
+
+    kind: str | None
+    """`direct`, `relayed` by another node, or None for one that does not answer."""
+    via: str | None = None
+    """The name of the node that passes on, or its address if it has no record."""
+
+    def __str__(self) -> str:
+        if self.kind is None:
+            return ""
+        return self.kind if self.via is None else f"{self.kind} via {self.via}"
+
+
+def _paths(
+    records: list[NodeRecord],
+    rtts_ms: dict[NodeId, float | None],
+    routes: dict[NodeId, str | None],
+) -> dict[NodeId, _Path]:
+    """What the transport knows of the way to each node; else what the node says.
+
+    Links are direct between those who can dial; who listens nowhere names whom it dialled.
+    """
+    claims = Counter(address for record in records for address in record.addresses)
+    owners = {
+        address: record.name
+        for record in records
+        for address in record.addresses
+        if claims[address] == 1  # loopback is everybody's
+    }
+
+    def path(record: NodeRecord) -> _Path:
+        if rtts_ms[record.node] is None:
+            return _Path(None)
+        route = routes.get(record.node)
+        if route is not None:
+            return _Path(route)
+        if record.addresses:
+            return _Path("direct")
+        return _Path("relayed", owners.get(record.through, record.through) or None)
+
+    return {record.node: path(record) for record in records}
+
+
+def _show(
+    records: list[NodeRecord],
+    rtts_ms: dict[NodeId, float | None],
+    paths: dict[NodeId, _Path],
+) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("node", "model", "blocks", "state", "device", "memory"):
         table.add_column(column)
     for column in ("tokens free", "sessions", "load", "round trip"):
         table.add_column(column, justify="right")
+    table.add_column("path")
     for record in records:
         rtt_ms = rtts_ms[record.node]
         table.add_row(
             Text.assemble(record.name, " ", (short(record.node), "dim")),
             Text(record.model),
             f"{record.span} of {record.blocks}",
-            record.state.value,
+            _doing(record),
             Text(f"{record.device} {record.dtype}"),
             f"{format_bytes(record.memory_used_bytes)} of {format_bytes(record.memory_bytes)}",
             str(record.cache_tokens_free),
             str(record.sessions),
             f"{record.load:.0%}",
             "no answer" if rtt_ms is None else f"{rtt_ms:.1f} ms",
+            Text(str(paths[record.node])),
         )
     console = Console()
     if not console.is_terminal:
@@ -95,6 +163,10 @@ def _show(records: list[NodeRecord], rtts_ms: dict[NodeId, float | None]) -> Non
     console.print(table if records else "nobody serves in this swarm yet")
     for line in _missing(records):
         console.print(Text(line), style="yellow")
+
+
+def _doing(record: NodeRecord) -> str:
+    return f"moving to {record.moves_to}" if record.moves_to else record.state.value
 
 
 def _missing(records: list[NodeRecord]) -> list[str]:
@@ -109,7 +181,7 @@ def _missing(records: list[NodeRecord]) -> list[str]:
     return lines
 
 
-def _row(record: NodeRecord, rtt_ms: float | None) -> dict[str, Any]:
+def _row(record: NodeRecord, rtt_ms: float | None, path: _Path) -> dict[str, Any]:
     return {
         "name": record.name,
         "id": record.node,
@@ -128,5 +200,7 @@ def _row(record: NodeRecord, rtt_ms: float | None) -> dict[str, Any]:
         "load": record.load,
         "block_steps_per_s": record.block_steps_per_s,
         "rtt_ms": rtt_ms,
+        "path": path.kind,
+        "via": path.via,
         "links_ms": dict(record.links),
     }

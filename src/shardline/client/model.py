@@ -40,6 +40,8 @@ class Generation:
     time_to_first_token_s: float
     tokens_per_s: float
     """Of one sequence, after its first token."""
+    standbys: tuple[Hop, ...] = ()
+    """The seats that were kept warm beside the chain."""
 
     @property
     def moved_bytes(self) -> int:
@@ -111,6 +113,11 @@ class SwarmModel:
     def chain(self) -> tuple[Hop, ...]:
         """The nodes that the last step went through."""
         return self._runner.chain
+
+    @property
+    def standbys(self) -> tuple[Hop, ...]:
+        """The seats that were warm beside the chain at the last step."""
+        return self._runner.standbys
 
     @property
     def dtype(self) -> torch.dtype:
@@ -193,6 +200,7 @@ class SwarmModel:
         writing_s = at_s[-1] - at_s[0]
         self.last = Generation(
             chain=self._runner.chain,
+            standbys=self._runner.standbys,
             steps=tuple(self._runner.steps),
             time_to_first_token_s=at_s[0] - started_s,
             tokens_per_s=(len(at_s) - 1) / writing_s if writing_s > 0 else 0.0,

@@ -6,22 +6,25 @@ stands for a session. The network lives on an event loop in a thread of its own.
 
 from __future__ import annotations
 
+import functools
 import time
 import weakref
 from typing import TYPE_CHECKING
 
 from shardline.client.times import StepTimes
 from shardline.codec import pack, unpack
-from shardline.core.errors import ShardlineError
+from shardline.core.errors import PeerFault, ShardlineError
 from shardline.model import Crossing, Returned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from anyio.from_thread import BlockingPortal
     from transformers import Cache
 
-    from shardline.client.session import RemoteSession, Sessions
+    from shardline.client.session import RemoteSession
+    from shardline.client.sessions import Sessions
+    from shardline.core.segments import Segment
     from shardline.swarm import Hop
 
 __all__ = ["Runner"]
@@ -37,10 +40,13 @@ class Runner:
         *,
         begin: Callable[[], RemoteSession],
         tokens: int,
+        links: tuple[tuple[int | str, ...], ...],
     ) -> None:
         self._portal = portal
         self._sessions = sessions
         self._begin = begin
+        self._links = links
+        """Where in the last block's output the values are that the chain carries."""
         self._by_cache: weakref.WeakKeyDictionary[Cache, RemoteSession] = (
             weakref.WeakKeyDictionary()
         )
@@ -50,6 +56,8 @@ class Runner:
         """How many tokens a session that is opened now may hold."""
         self.chain: tuple[Hop, ...] = ()
         """Of the session that was stepped last."""
+        self.standbys: tuple[Hop, ...] = ()
+        """Of the same session."""
         self.steps: list[StepTimes] = []
         """Every step since somebody last cleared it."""
 
@@ -70,9 +78,11 @@ class Runner:
     def _step(self, session: RemoteSession, crossing: Crossing) -> Returned:
         started_s = time.perf_counter()
         segments = pack(crossing.to_tree())
-        out, spent = self._portal.call(session.step, segments, crossing.tokens)
-        returned = Returned.from_tree(unpack(out))
-        self.chain = session.chain
+        read = functools.partial(self._read, crossing)
+        size = {"rows": crossing.batch, "tokens": crossing.tokens}
+        step = functools.partial(session.step, segments, read, **size)
+        returned, spent = self._portal.call(step)
+        self.chain, self.standbys = session.chain, session.standbys
         self.steps.append(
             StepTimes(
                 wall_s=time.perf_counter() - started_s,
@@ -81,6 +91,15 @@ class Runner:
                 + sum(node.sent_bytes for node in spent),
             )
         )
+        return returned
+
+    def _read(self, sent: Crossing, segments: Sequence[Segment]) -> Returned:
+        """What came back, if it can be the answer to what was sent; raises PeerFault if not."""
+        returned = Returned.from_tree(unpack(segments))
+        for end, begin in zip(returned.carried(self._links), sent.carried, strict=True):
+            if (end.shape, end.dtype) != (begin.shape, begin.dtype):
+                what = f"{tuple(end.shape)} of {end.dtype}"
+                raise PeerFault(f"{what} came back for {tuple(begin.shape)} of {begin.dtype}")
         return returned
 
     def forget(self, kept: Cache | None = None) -> None:

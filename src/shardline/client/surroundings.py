@@ -26,7 +26,8 @@ class ChainBroken(TryElsewhere):
     """A node of a chain failed and could not be replaced; `cause` says how it failed."""
 
     def __init__(self, node: NodeId, cause: ShardlineError) -> None:
-        super().__init__(str(cause))
+        text = str(cause)
+        super().__init__(text if short(node) in text else f"node {short(node)}: {text}")
         self.node = node
         self.cause = cause
 
@@ -42,6 +43,8 @@ class Mended:
     """The step that was under way; as many are replayed."""
     took_s: float
     """Until the notes were on their way; the step goes on once they are replayed."""
+    standby: bool = False
+    """Whether those that took over were standbys, with nothing to replay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,19 +173,29 @@ class SwarmAround:
 
     def leaving(self, chain: tuple[Hop, ...]) -> dict[NodeId, str]:
         """See Surroundings."""
-        found = {hop.node: reason for hop in chain if (reason := self._reason_to_leave(hop.node))}
+        found = {hop.node: reason for hop in chain if (reason := self._reason_to_leave(hop))}
+        moved = {hop.node for hop in chain if self._moved(hop)}  # and may hold a part of it still
         try:
             for hop in chain:
                 if hop.node in found:
-                    self.route(hop.span, found.keys(), Need())
+                    self.route(hop.span, found.keys() - moved, Need())
         except NotCovered:
             return {}
         return found
 
-    def _reason_to_leave(self, node: NodeId) -> str | None:
-        record = self._records.get(node)
+    def _moved(self, hop: Hop) -> NodeRecord | None:
+        """The node's record, if it does not hold the hop's blocks any more."""
+        record, span = self._records.get(hop.node), hop.span
+        if record is None or record.start <= span.start < span.stop <= record.stop:
+            return None
+        return record
+
+    def _reason_to_leave(self, hop: Hop) -> str | None:
+        node, record = hop.node, self._records.get(hop.node)
         if record is not None and record.state is State.LEAVING:
             return f"node {record.name} is leaving"
+        if (moved := self._moved(hop)) is not None:
+            return f"node {moved.name} moved to blocks {moved.moves_to or moved.span}"
         if self._stragglers.is_straggler(node):
             return f"node {record.name if record else short(node)} became slow"
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from anyio.from_thread import start_blocking_portal
 
 from shardline.client.model import SwarmModel
 from shardline.client.runner import Runner
-from shardline.client.session import RemoteSession, Sessions
+from shardline.client.session import RemoteSession
+from shardline.client.sessions import Sessions
 from shardline.client.surroundings import SwarmAround, Wanted
 from shardline.codec import dtype_name
 from shardline.core.errors import NodeLost, ShardlineError
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from shardline.client.surroundings import Mended
     from shardline.core.ids import NodeId
     from shardline.model import ChainPlan
-    from shardline.swarm import Member, NodeRecord
+    from shardline.swarm import AddressBook, Member, NodeRecord
 
 __all__ = ["Swarm", "join", "joined"]
 
@@ -72,10 +74,12 @@ class Swarm:
         *,
         dtype: torch.dtype | None = None,
         device: str = "cpu",
+        standby: int = 0,
         tell: Callable[[Mended | str], None] = _log_news,
     ) -> SwarmModel:
         """The model of this directory or hub id, with its blocks on the swarm; see `model_now`."""
-        return await asyncio.to_thread(self.model_now, model, dtype=dtype, device=device, tell=tell)
+        load = functools.partial(self.model_now, dtype=dtype, device=device, standby=standby)
+        return await asyncio.to_thread(load, model, tell=tell)
 
     def nodes_now(self) -> list[NodeRecord]:
         """As `nodes`, for plain code."""
@@ -88,11 +92,13 @@ class Swarm:
         *,
         dtype: torch.dtype | None = None,
         device: str = "cpu",
+        standby: int = 0,
         tell: Callable[[Mended | str], None] = _log_news,
     ) -> SwarmModel:
         """Load embeddings, norm and head here and leave the blocks to the swarm.
 
-        A chain computes in one dtype; None takes one that covers the model. `tell` hears, on the
+        A chain computes in one dtype; None takes one that covers the model. With `standby` 1, a
+        second node for each hop is kept warm, where there is one. `tell` hears, on the
         network's thread, of chains that were mended and of blocks that nobody holds. Raises
         NoSuchModel, NoChain, CorruptWeights, or NotCovered with the blocks that nobody holds.
         """
@@ -107,8 +113,11 @@ class Swarm:
         runner = Runner(
             self._portal,
             self._caller.sessions,
-            begin=lambda: RemoteSession(around, print_, Span(0, plan.blocks)),
+            begin=lambda: RemoteSession(
+                around, print_, Span(0, plan.blocks), standby=bool(standby)
+            ),
             tokens=plan.context_tokens or 0,
+            links=tuple(link.output for link in plan.links),
         )
         ends = load_ends(plan, runner, dtype=used, device=torch.device(device))
         return SwarmModel(ends, plan, runner)
@@ -143,7 +152,8 @@ class _Caller:
                 known = self.records.get(node)
                 self.records[node] = change.record
                 ready = change.record.state is State.READY
-                if ready and (known is None or known.state is not State.READY):
+                new = known is None or known.state is not State.READY
+                if ready and (new or known.span != change.record.span):
                     self.sessions.on_joined(node)
 
     async def _ping(self, node: NodeId) -> float | None:
@@ -170,25 +180,30 @@ def _covered_dtype(records: list[NodeRecord], plan: ChainPlan, print_: str) -> t
 
 
 @contextlib.contextmanager
-def joined(invite: str | Invite, *, listen: str | None = None) -> Generator[Swarm]:
+def joined(
+    invite: str | Invite, *, listen: str | None = None, book: AddressBook | None = None
+) -> Generator[Swarm]:
     """Be a member of the invite's swarm for a while; see `join`, for plain code."""
     parsed = Invite.parse(invite) if isinstance(invite, str) else invite
     with (
         start_blocking_portal("asyncio", name="shardline-network") as portal,
-        portal.wrap_async_context_manager(_calling(parsed, listen)) as caller,
+        portal.wrap_async_context_manager(_calling(parsed, listen, book)) as caller,
     ):
         yield Swarm(portal, caller)
 
 
 @contextlib.asynccontextmanager
-async def join(invite: str | Invite, *, listen: str | None = None) -> AsyncGenerator[Swarm]:
+async def join(
+    invite: str | Invite, *, listen: str | None = None, book: AddressBook | None = None
+) -> AsyncGenerator[Swarm]:
     """Be a member of the invite's swarm for a while.
 
-    `listen` HOST:PORT makes this member one that others can find the swarm by. Raises BadInvite,
+    `listen` HOST:PORT makes this member one that others can find the swarm by; `book` keeps
+    the nodes' addresses for the next time, when the invite's may be gone. Raises BadInvite,
     InviteExpired, ForeignInvite, ProtocolMismatch, or NodeLost when nobody answers.
     """
     stack = contextlib.ExitStack()
-    swarm = await asyncio.to_thread(stack.enter_context, joined(invite, listen=listen))
+    swarm = await asyncio.to_thread(stack.enter_context, joined(invite, listen=listen, book=book))
     try:
         yield swarm
     finally:
@@ -196,7 +211,9 @@ async def join(invite: str | Invite, *, listen: str | None = None) -> AsyncGener
 
 
 @contextlib.asynccontextmanager
-async def _calling(invite: Invite, listen: str | None) -> AsyncGenerator[_Caller]:
+async def _calling(
+    invite: Invite, listen: str | None, book: AddressBook | None
+) -> AsyncGenerator[_Caller]:
     sessions = Sessions()
     joining = membership(
         invite,
@@ -204,6 +221,7 @@ async def _calling(invite: Invite, listen: str | None) -> AsyncGenerator[_Caller
         listen=listen,
         on_message=sessions.on_message,
         on_lost=sessions.on_gone,
+        book=book,
     )
     async with joining as member, asyncio.TaskGroup() as tasks:
         caller = _Caller(member, sessions)

@@ -8,8 +8,9 @@ wanted, and lazy slices of just the tensors that are.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from safetensors import SafetensorError
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
 
     from shardline.model.chain import ChainPlan
 
-__all__ = ["Part", "block_of", "drop_outside", "load_part"]
+__all__ = ["BUILDING", "Part", "block_of", "drop_outside", "load_part"]
+
+BUILDING: Final = threading.Lock()
+"""Held while Transformers builds a model's modules, and while blocks run: it changes the default
+dtype, and more, of the whole process then, and a step in another thread could become another one.
+Reading the weights is outside of it."""
 
 Part = Callable[[PreTrainedModel], None]
 """Drops, in place, what this part of the model does not hold; called on the meta device."""
@@ -126,11 +132,19 @@ def _part_class(config: PreTrainedConfig, part: Part) -> Loader:
     """
     whole: Any = causal_class(config)
 
+    def init_context(_: Loader, *args: Loader, **kwargs: Loader) -> list[Loader]:
+        return [BUILDING, *whole.get_init_context(*args, **kwargs)]
+
     def init(self: Loader, *args: Loader, **kwargs: Loader) -> None:
         whole.__init__(self, *args, **kwargs)
         part(self)
 
-    body = {"__init__": init, "__module__": whole.__module__, "__qualname__": whole.__qualname__}
+    body = {
+        "__init__": init,
+        "get_init_context": classmethod(init_context),
+        "__module__": whole.__module__,
+        "__qualname__": whole.__qualname__,
+    }
     return type(whole.__name__, (whole,), body)
 
 

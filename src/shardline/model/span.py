@@ -18,7 +18,7 @@ from shardline.codec import Marker
 from shardline.core.errors import PeerFault, StepFailed
 from shardline.model.crossing import CACHE, Call, Crossing, Returned, carried_marker
 from shardline.model.library import text_config
-from shardline.model.loading import drop_outside, load_part
+from shardline.model.loading import BUILDING, drop_outside, load_part
 from shardline.model.trees import Leaf, Path, Tree, get, map_leaves
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ class LoadedSpan:
 
         args, kwargs = map_leaves((call.args, call.kwargs), fill)
         try:
-            return self.blocks[block](*args, **kwargs)
+            with BUILDING:
+                return self.blocks[block](*args, **kwargs)
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise StepFailed(f"block {block} failed: {reason}") from error

@@ -13,6 +13,8 @@ from shardline.core.spans import Span
 from shardline.core.units import format_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from shardline.model import ChainPlan
 
 __all__ = ["Budget", "memory_limit_bytes", "open_device"]
@@ -67,11 +69,20 @@ class Budget:
 
     def span_bytes(self, span: Span) -> int:
         """Bytes of the span's parameters."""
-        return sum(self.plan.block_bytes(self.dtype)[span.start : span.stop])
+        return self.blocks_bytes(range(span.start, span.stop))
 
-    def cache_tokens(self, span: Span) -> int:
-        """Tokens of cache that fit beside the span's parameters; negative if these do not fit."""
-        left_bytes = self.memory_bytes - self.span_bytes(span)
+    def blocks_bytes(self, blocks: Iterable[int]) -> int:
+        """Bytes of these blocks' parameters, wherever they are in the model."""
+        each_bytes = self.plan.block_bytes(self.dtype)
+        return sum(each_bytes[block] for block in blocks)
+
+    def cache_tokens(self, span: Span, *, beside: Iterable[int] = ()) -> int:
+        """Tokens of cache that fit beside the parameters of the span, and of more blocks.
+
+        Negative if these do not fit.
+        """
+        held = {*range(span.start, span.stop), *beside}
+        left_bytes = self.memory_bytes - self.blocks_bytes(held)
         each_bytes = max(1, self.plan.cache_bytes_per_token(self.dtype, span))
         return min(left_bytes // each_bytes, TOKENS_MOST)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from shardline.core.errors import JournalLost, NodeLost, ShardlineError, Unsupported
 from shardline.core.ids import short
-from shardline.swarm import Journals
-from shardline.wire import Failed, Result, Step
+from shardline.swarm import Follower, Journals
+from shardline.wire import EVERY_STEP, Failed, Result, Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from shardline.core.ids import NodeId, Seat
     from shardline.core.segments import Segment
     from shardline.node.seats import SeatState
+    from shardline.swarm import Entry
     from shardline.wire import Message
 
 __all__ = ["Outbox", "Post"]
@@ -68,6 +69,8 @@ class Outbox:
         async with state.sending:
             if not replayed or step >= state.next_has:  # else the next node has it from before
                 await self._hand_on(seat, state, step, out, replay=replayed)
+        if state.ahead is not None:
+            state.ahead.more()
 
     async def send_again(self, seat: Seat, state: SeatState) -> None:
         """Send the last outputs once more: what they led to was lost.
@@ -75,32 +78,77 @@ class Outbox:
         Raises JournalLost if they are not kept, or were sent too often.
         """
         last = self._journals.last(seat)
-        state.again += 1
-        if last is None or state.again > AGAIN_MAX:
-            raise JournalLost("the last step is not kept, or was sent again too often")
+        self._count_again(state)
+        if last is None:
+            raise JournalLost("the last step is not kept any more")
         async with state.sending:
             await self._hand_on(seat, state, last.step, last.segments, replay=False)
 
-    async def send_all_to(self, seat: Seat, state: SeatState, to: NodeId) -> None:
+    async def send_ahead(self, seat: Seat, state: SeatState, to: NodeId) -> None:
+        """Send a standby all that is noted, and every step from now on, until told otherwise.
+
+        Its loss is told to the caller, and is no matter for anybody else.
+        """
+        if state.ahead is not None:
+            state.ahead.stop()
+            state.ahead = None
+        if to == state.next:
+            return
+
+        async def send(peer: NodeId, entry: Entry) -> None:
+            place = seat.session, state.span.stop, entry.step, state.caller
+            await self._post.send(peer, Step(*place, [], replay=True), entry.segments)
+
+        follower = state.ahead = Follower(self._journals, seat, to, send)
+        try:
+            self._count_reroute(state)
+            await follower.run()
+        except ShardlineError as error:
+            if state.ahead is follower:
+                state.ahead = None
+                await self.fail(state.caller, seat, state.expected, error, about=to)
+
+    async def send_all_to(self, seat: Seat, state: SeatState, to: NodeId, since: int = 0) -> None:
         """From now on this seat sends to another node, which first gets all that was sent.
 
-        Raises JournalLost if that is not kept any more, or was sent too often.
+        It knows the steps before `since`, and less if it was sent less ahead. Raises JournalLost
+        if what it needs is not kept any more, or was sent too often.
         """
         state.next = to
-        state.reroutes += 1
+        if since == EVERY_STEP:
+            state.next_has = since
+            return
+        if state.ahead is not None and state.ahead.to == to:
+            since = min(since, state.ahead.has)
+            state.ahead.stop()
+            state.ahead = None
         state.rerouting += 1
         state.give_up_sending()
         async with state.sending:
             state.rerouting -= 1
-            entries = self._journals.since(seat, 0)
-            if state.expected and not entries:
+            entries = self._journals.since(seat, since)
+            if state.expected > since and not entries:
                 raise JournalLost("what was sent is not kept any more")
-            if state.reroutes > AGAIN_MAX:
-                raise JournalLost(f"this seat was rerouted {AGAIN_MAX} times already")
-            state.next_has = entries[-1].step + 1 if entries else 0
+            if len(entries) == 1 and since:
+                self._count_again(state)
+            else:
+                self._count_reroute(state)
+            state.next_has = entries[-1].step + 1 if entries else since
             for entry in entries:
                 replay = entry is not entries[-1]
                 await self._hand_on(seat, state, entry.step, entry.segments, replay=replay)
+
+    @staticmethod
+    def _count_again(state: SeatState) -> None:
+        state.again += 1
+        if state.again > AGAIN_MAX:
+            raise JournalLost(f"the last step was sent again {AGAIN_MAX} times already")
+
+    @staticmethod
+    def _count_reroute(state: SeatState) -> None:
+        state.reroutes += 1
+        if state.reroutes > AGAIN_MAX:
+            raise JournalLost(f"this seat was rerouted {AGAIN_MAX} times already")
 
     def forget(self, seat: Seat) -> None:
         """Nothing of this seat will be sent again."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shardline.core.errors import CacheFull
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from shardline.core.ids import NodeId
     from shardline.core.segments import Segment
     from shardline.core.spans import Span
+    from shardline.swarm import Follower
     from shardline.wire import Spent, Step
 
-__all__ = ["EVERY_STEP", "Arrived", "SeatState"]
+__all__ = ["Arrived", "SeatState", "Shares"]
 
-EVERY_STEP = 2**31
-"""More than any step's number."""
+WANTED_S = 60.0
+"""How long whoever was refused room counts as waiting for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class SeatState:
     """Who gets the outputs; None is the caller."""
     next_has: int
     """The next node knows the steps before this one; replayed steps from here on go on to it."""
+    cache_tokens: int = 0
+    """What it reserves."""
     expected: int = 0
     """The next step to compute; what comes earlier is known, what comes later has a gap before."""
     last_spent: list[Spent] = field(default_factory=list["Spent"])
@@ -54,8 +60,11 @@ class SeatState:
     rerouting: int = 0
     """Reroutes that wait for it: each will send all that is noted, so nothing else need go out."""
     reroutes: int = 0
+    """How often all that is noted was sent again."""
     again: int = 0
     """How often the last outputs were asked for again."""
+    ahead: Follower | None = None
+    """Sends the same steps to a standby."""
     patience: asyncio.Timeout | None = None
     """Of the send that is under way; a reroute ends it."""
     orphaned_at_s: float | None = None
@@ -80,8 +89,44 @@ class SeatState:
         self.closed = True
         self.queue.put_nowait(None)
         self.give_up_sending()
+        if self.ahead is not None:
+            self.ahead.stop()
 
     def give_up_sending(self) -> None:
         """End the send that is under way, if any: its receiver is not wanted any more."""
         if self.patience is not None and not self.patience.expired():
             self.patience.reschedule(asyncio.get_running_loop().time())
+
+
+class Shares:
+    """Who may have how much of the cache: one caller at most half of it, while others are there.
+
+    Others are there who hold a seat, or who found no room for one of at most that size lately.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[NodeId, float]] = []
+        """The last two who found no room, and when."""
+
+    @contextlib.contextmanager
+    def at(
+        self, total: int, wanted: SeatState, taken: Sequence[SeatState], now_s: float
+    ) -> Generator[None]:
+        """Open this seat within; raises CacheFull if it is more than its caller's share."""
+        caller, asked, half = wanted.caller, wanted.cache_tokens, total // 2
+        others = {state.caller for state in taken}
+        others |= {who for who, at_s in self._waiting if now_s - at_s < WANTED_S}
+        seats = (state for state in taken if state.caller == caller and state is not wanted)
+        own = sum(state.cache_tokens for state in seats)
+        if own + asked > half and others - {caller}:
+            raise CacheFull(
+                f"{asked} cache tokens were asked beside {own} that you hold, but while others are"
+                f" here a caller gets {half} of {total}"
+            )
+        try:
+            yield
+        except CacheFull:
+            if asked <= half:
+                rest = [(who, at_s) for who, at_s in self._waiting if who != caller]
+                self._waiting = [*rest[-1:], (caller, now_s)]
+            raise

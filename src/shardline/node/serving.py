@@ -1,4 +1,4 @@
-"""One serving machine, put together: join, choose a span, load it, serve, leave.
+"""One serving machine, put together: join, choose a span, load it, serve, move, leave.
 
 A node publishes what it will hold before it has loaded it (LOADING), so that others who choose at
 the same time choose something else, and takes sessions once it has (READY).
@@ -10,48 +10,37 @@ import asyncio
 import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import msgspec
 import torch
 
 from shardline.codec import dtype_name
 from shardline.core.clock import SystemClock
-from shardline.core.errors import ShardlineError
 from shardline.core.ids import short
 from shardline.core.spans import Span
-from shardline.model import fingerprint, load_span, resolve, trace
+from shardline.model import fingerprint, resolve, trace
+from shardline.node.holding import Holding
 from shardline.node.machine import Budget, memory_limit_bytes, open_device
+from shardline.node.moving import Mover, Pace
+from shardline.node.telling import Teller
 from shardline.node.worker import Duty, Worker
-from shardline.runtime import SpanEngine
-from shardline.swarm import NodeRecord, State, choose_span, membership, renew
+from shardline.swarm import NodeRecord, State, choose_span, membership
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from shardline.core.clock import Clock
+    from shardline.core.errors import ShardlineError
     from shardline.core.ids import NodeId
     from shardline.core.segments import Segment
-    from shardline.model import ChainPlan, LoadedSpan
-    from shardline.swarm import Identity, Invite, Member
+    from shardline.model import ChainPlan
+    from shardline.swarm import AddressBook, Identity, Invite, Member
     from shardline.wire import Message
 
 __all__ = ["Person", "Serving", "Settings", "serve"]
 
 _log = logging.getLogger(__name__)
-
-HEARTBEAT_S = 5.0
-"""How often a node says how full it is. Oftener tells callers more and costs each member a record;
-deaths are noticed by presence, not by this."""
-RECORD_LIFE_S = 60.0
-"""How long a record counts without being renewed: a dozen heartbeats."""
-LEAVE_S = 5.0
-"""How long a leaving node waits for its sessions to move. Longer spares callers a replay, shorter
-lets the machine go."""
-LINKS_MAX = 64
-"""Neighbours measured at each heartbeat; a larger swarm needs a sample, which issue B chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +50,8 @@ class Settings:
     model: str
     """A directory or a hub id."""
     name: str
-    listen: str
-    """HOST:PORT; port 0 is any free one."""
+    listen: str | None
+    """HOST:PORT; port 0 is any free one. None: nowhere, others come through a node we dial."""
     blocks: str = "auto"
     """`A:B`, or `auto` for the part of the model that the swarm lacks most."""
     device: str = "cpu"
@@ -72,6 +61,9 @@ class Settings:
     """For weights and cache together; None is most of what is free."""
     threads: int | None = None
     """Of the CPU; None is all."""
+    pace: Pace = field(default_factory=Pace)
+    """How long it waits before and in a move. Tests shorten all of it: `serve --pace 0.02`, an
+    option that is not shown, as in a real swarm news takes the time that it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +84,11 @@ class Person:
     """Gets the swarm's invite and the addresses that this node listens on."""
     serving: Callable[[Serving], None]
     stop: asyncio.Event
+    book: AddressBook | None = None
+    """Where the swarm's addresses are kept for the next time."""
 
 
-async def serve(
-    settings: Settings,
-    invite: Invite,
-    identity: Identity,
-    person: Person,
-) -> None:
+async def serve(settings: Settings, invite: Invite, identity: Identity, person: Person) -> None:
     """Serve until told to stop, then finish what is under way and leave.
 
     Raises BadInput of many kinds before it serves: each says what is wrong with the model, the
@@ -115,31 +104,58 @@ async def serve(
     budget.check(wanted)
     mail = _Mail()
     joining = membership(
-        invite, identity, listen=settings.listen, on_message=mail.deliver, on_lost=mail.lost
+        invite,
+        identity,
+        listen=settings.listen,
+        on_message=mail.deliver,
+        on_lost=mail.lost,
+        serves=True,
+        book=person.book,
     )
     async with joining as member:
         person.joined(member.invite, member.listening)
         span = wanted or await _choose(member, budget, print_)
+        clock = SystemClock()
         record = _record(settings, identity.node_id, budget, span, print_)
         with ThreadPoolExecutor(1, "shardline-engine") as thread:
-            node = _Node(member, record, budget, thread)
-            started_s = node.clock.monotonic_s()
-            engine = await node.load(device)
+            holding = Holding(budget, device, thread)
+            teller = Teller(member, record, holding, clock)
+            started_s = clock.monotonic_s()
+            await teller.publish(placed_at_s=clock.wall_s())
+            await holding.fetch(span)
+            await holding.serve(span)
             async with asyncio.TaskGroup() as tasks:
-                mail.worker = node.put_to_work(engine, tasks)
-                await node.publish(State.READY, **node.fullness(engine))
-                person.serving(
-                    Serving(
-                        record=node.record,
-                        listening=member.listening,
-                        weights_bytes=budget.span_bytes(span),
-                        load_s=node.clock.monotonic_s() - started_s,
-                    )
-                )
-                await node.stay(engine, mail.worker, person.stop)
-                await node.leave(mail.worker)
+                duty = Duty(identity.node_id, print_, span)
+                worker = mail.worker = _worker(member, duty, holding, thread, tasks)
+                await teller.publish(state=State.READY)
+                load_s = clock.monotonic_s() - started_s
+                weights_bytes = budget.span_bytes(span)
+                person.serving(Serving(teller.record, member.listening, weights_bytes, load_s))
+                mover = Mover(teller, holding, worker, settings.pace, clock)
+                moving = tasks.create_task(mover.run())
+                await teller.stay(worker, person.stop)
+                moving.cancel()
+                await _leave(teller, worker, settings.pace)
                 mail.worker = None  # what is under way is finished, nothing new is begun
         await member.directory.withdraw()
+
+
+def _worker(
+    member: Member,
+    duty: Duty,
+    holding: Holding,
+    thread: ThreadPoolExecutor,
+    tasks: asyncio.TaskGroup,
+) -> Worker:
+    """One whose steps are tasks of this group."""
+    return Worker(
+        holding.engine,
+        duty,
+        post=member.switchboard,
+        thread=thread,
+        clock=SystemClock(),
+        spawn=tasks.create_task,
+    )
 
 
 class _Mail:
@@ -160,103 +176,13 @@ class _Mail:
             self.worker.on_lost(peer, error)
 
 
-class _Node:
-    """The parts of a serving node, and its record."""
-
-    def __init__(
-        self, member: Member, record: NodeRecord, budget: Budget, thread: ThreadPoolExecutor
-    ) -> None:
-        self.clock: Clock = SystemClock()
-        self.record = record
-        self._budget = budget
-        self._member = member
-        self._thread = thread
-
-    async def load(self, device: torch.device) -> SpanEngine:
-        """Say which span it will be, then read its weights."""
-        await self.publish(State.LOADING)
-        span, budget = self.record.span, self._budget
-
-        def read() -> LoadedSpan:
-            loaded = load_span(budget.plan, span, dtype=budget.dtype, device=device)
-            loaded.warm()
-            return loaded
-
-        loaded = await asyncio.get_running_loop().run_in_executor(self._thread, read)
-        return SpanEngine(loaded, cache_tokens=budget.cache_tokens(span))
-
-    def put_to_work(self, engine: SpanEngine, tasks: asyncio.TaskGroup) -> Worker:
-        """A worker whose steps are tasks of this group."""
-        duty = Duty(self.record.node, self.record.fingerprint, self.record.span)
-        return Worker(
-            engine,
-            duty,
-            post=self._member.switchboard,
-            thread=self._thread,
-            clock=self.clock,
-            spawn=tasks.create_task,
-        )
-
-    async def stay(self, engine: SpanEngine, worker: Worker, stop: asyncio.Event) -> None:
-        """Renew the record with how full and how fast this node is, until told to stop."""
-        since_s, before_s = self.clock.monotonic_s(), 0.0
-        while not stop.is_set():
-            links = await self._links()
-            now_s, busy_s = self.clock.monotonic_s(), worker.tally.compute_s
-            share = (busy_s - before_s) / max(now_s - since_s, 1e-3)
-            since_s, before_s = now_s, busy_s
-            await self.publish(
-                State.READY,
-                links=links,
-                load=min(max(share, 0.0), 1.0),
-                block_steps_per_s=worker.tally.block_steps_per_s,
-                **self.fullness(engine),
-            )
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARTBEAT_S):
-                    await stop.wait()
-            await worker.expire()
-
-    def fullness(self, engine: SpanEngine) -> dict[str, int]:
-        """Sessions, and memory for weights and cache, as far as they are promised."""
-        report, span = engine.report(), self.record.span
-        taken = report.cache_tokens_total - report.cache_tokens_free
-        each_bytes = self._budget.plan.cache_bytes_per_token(self._budget.dtype, span)
-        return {
-            "sessions": report.sessions,
-            "cache_tokens_free": report.cache_tokens_free,
-            "cache_tokens_total": report.cache_tokens_total,
-            "memory_used_bytes": self._budget.span_bytes(span) + taken * each_bytes,
-        }
-
-    async def leave(self, worker: Worker) -> None:
-        """Say so, and give the callers time to take their sessions elsewhere."""
-        await self.publish(State.LEAVING)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LEAVE_S):
-                await worker.vacant()
-        worker.close()
-
-    async def publish(self, state: State, **changes: object) -> None:
-        """Put the renewed record into the directory."""
-        changed = msgspec.structs.replace(self.record, state=state, **changes)
-        self.record = renew(changed, now_s=self.clock.wall_s(), life_s=RECORD_LIFE_S)
-        await self._member.directory.publish(self.record)
-
-    async def _links(self) -> dict[NodeId, float]:
-        """Round-trip times in ms to the other nodes, as far as they answer."""
-        snapshot = await self._member.directory.snapshot()
-        others = [node for node in snapshot.records if node != self.record.node][:LINKS_MAX]
-        times = await asyncio.gather(*(self._ping(node) for node in others))
-        pairs = zip(others, times, strict=True)
-        return {node: round(rtt_ms, 3) for node, rtt_ms in pairs if rtt_ms is not None}
-
-    async def _ping(self, node: NodeId) -> float | None:
-        try:
-            async with asyncio.timeout(HEARTBEAT_S):
-                return await self._member.switchboard.ping(node)
-        except (TimeoutError, ShardlineError):
-            return None
+async def _leave(teller: Teller, worker: Worker, pace: Pace) -> None:
+    """Say so, and give the callers time to take their sessions elsewhere."""
+    await teller.publish(state=State.LEAVING, next_start=0, next_stop=0)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(pace.leave_s):
+            await worker.vacant()
+    worker.close()
 
 
 def _study(model: str) -> tuple[ChainPlan, str]:
@@ -292,4 +218,6 @@ def _record(
         device=settings.device,
         dtype=dtype_name(budget.dtype),
         memory_bytes=budget.memory_bytes,
+        fits=budget.fits(),
+        pinned=settings.blocks != "auto",
     )

@@ -29,10 +29,10 @@ from shardline.core.ids import Seat, short
 from shardline.core.spans import Span
 from shardline.model import Crossing
 from shardline.node.outbox import Outbox
-from shardline.node.seats import EVERY_STEP, Arrived, SeatState
+from shardline.node.seats import Arrived, SeatState, Shares
 from shardline.node.tally import Tally
 from shardline.node.tasks import PeerTasks, Ration
-from shardline.wire import Close, Open, Opened, Reroute, Spent, Step
+from shardline.wire import EVERY_STEP, Close, Open, Opened, Reroute, Spent, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -54,8 +54,9 @@ _log = logging.getLogger(__name__)
 HOPS_MAX = 1_000
 """Nodes that may have signed a step: each hop adds itself, and a message carries 1,024."""
 ORPHAN_S = 60.0
-"""How long a seat outlives the link to its caller: enough to come back from a broken connection,
-and no longer than a dead caller's cache should be held."""
+"""The lease: how long a seat outlives the link to its caller. A caller that is back within it goes
+on where it was, nothing lost. Longer rides out worse networks; shorter frees sooner what a dead
+caller held."""
 SEATS_MAX = 256
 """Seats of one caller, so that others find some too."""
 QUEUE_BYTES_MAX = 2**29
@@ -95,10 +96,34 @@ class Worker:
         self._tasks = PeerTasks(spawn)
         self._outbox = Outbox(duty.me, post)
         self._seats: dict[Seat, SeatState] = {}
+        self._shares = Shares()
         self._left = asyncio.Event()
         self._leaving = False
+        self._offers: tuple[Span, ...] = (duty.span,)
+        self._computing = 0
         self._strangers = Ration(STRANGERS_TOLD_PER_S)
         self.tally = Tally()
+
+    @property
+    def queue(self) -> int:
+        """Steps that wait for the engine."""
+        waiting = sum(state.queue.qsize() for state in self._seats.values())
+        return waiting + max(0, self._computing - 1)
+
+    def offer(self, *spans: Span) -> None:
+        """Give seats within these spans only from now on; seats that are taken stay taken."""
+        self._offers = spans
+
+    async def cleared(self) -> None:
+        """Wait until no seat is taken outside of what is offered."""
+        while self._outside():
+            self._left.clear()
+            await self._left.wait()
+
+    def clear(self) -> None:
+        """Leave every seat outside of what is offered."""
+        for seat, state in self._outside():
+            self._leave(seat, state)
 
     async def vacant(self) -> None:
         """Give no more seats, and wait until none is taken."""
@@ -171,14 +196,16 @@ class Worker:
         span = Span(message.start, message.stop)
         fresh = message.fresh and message.next is not None
         next_has = 0 if fresh else EVERY_STEP
-        state = self._seats[seat] = SeatState(peer, span, message.next, next_has)
+        reserved = message.batch * message.tokens
+        state = SeatState(peer, span, message.next, next_has, reserved)
+        self._seats[seat] = state
         self._tasks.start(peer, self._serve, seat, state, message)
 
     def _refusal(self, message: Open, known: SeatState | None) -> ShardlineError | None:
         if message.model != self._duty.model:
             return TryElsewhere(f"this node serves model {self._duty.model[:8]}")
-        if not self._duty.span.start <= message.start < message.stop <= self._duty.span.stop:
-            return TryElsewhere(f"this node holds blocks {self._duty.span}")
+        if not self._offered(message.start, message.stop):
+            return TryElsewhere(f"this node holds {self._held()}")
         if self._leaving:
             return TryElsewhere("this node is leaving")
         if known is not None:
@@ -187,6 +214,19 @@ class Worker:
         if len(self._seats_of(message.caller)) >= SEATS_MAX:
             return CacheFull(f"{SEATS_MAX} seats are yours here, and no more are given")
         return None
+
+    def _held(self) -> str:
+        return "blocks " + " and ".join(map(str, self._offers)) if self._offers else "no blocks now"
+
+    def _offered(self, start: int, stop: int) -> bool:
+        return any(span.start <= start < stop <= span.stop for span in self._offers)
+
+    def _outside(self) -> list[tuple[Seat, SeatState]]:
+        return [
+            (seat, state)
+            for seat, state in self._seats.items()
+            if not self._offered(state.span.start, state.span.stop)
+        ]
 
     def _seats_of(self, caller: NodeId) -> list[SeatState]:
         return [state for state in self._seats.values() if state.caller == caller]
@@ -222,15 +262,7 @@ class Worker:
         if state.closed:
             return  # its engine's close is over already, and nobody would undo an open
         try:
-            await self._engine_call(
-                lambda: self._engine.open(
-                    seat,
-                    state.span,
-                    rows=message.batch,
-                    tokens=message.tokens,
-                    now_s=self._clock.monotonic_s(),
-                )
-            )
+            await self._engine_call(self._reserve, seat, state, message, list(self._seats.values()))
         except ShardlineError as error:
             if not state.closed:
                 self._leave(seat, state)
@@ -259,6 +291,7 @@ class Worker:
 
     async def _step(self, seat: Seat, state: SeatState, arrived: Arrived) -> None:
         message = arrived.message
+        self._computing += 1
         try:
             out, compute_s = await self._engine_call(self._compute, seat, state, arrived.segments)
         except PeerFault as error:
@@ -271,6 +304,8 @@ class Worker:
                 self._leave(seat, state)
             await self._outbox.fail(state.caller, seat, message.step, error)
             return
+        finally:
+            self._computing -= 1
         if state.closed:
             return
         state.expected = message.step + 1
@@ -285,7 +320,10 @@ class Worker:
         try:
             if state is None or state.caller != peer or state.next is None:
                 raise _unknown(seat)
-            await self._outbox.send_all_to(seat, state, message.next)
+            if message.also:
+                await self._outbox.send_ahead(seat, state, message.next)
+            else:
+                await self._outbox.send_all_to(seat, state, message.next, message.since)
         except ShardlineError as error:
             await self._outbox.fail(peer, seat, None, error)
 
@@ -313,6 +351,12 @@ class Worker:
             self._outbox.forget(seat)
             self._thread.submit(self._engine.close, seat)  # before any later call of the engine
 
+    def _reserve(self, seat: Seat, state: SeatState, message: Open, taken: list[SeatState]) -> None:
+        """On the engine's thread: a seat's part of the cache, if its caller may have it."""
+        rows, tokens, now_s = message.batch, message.tokens, self._clock.monotonic_s()
+        with self._shares.at(self._engine.report().cache_tokens_total, state, taken, now_s):
+            self._engine.open(seat, state.span, rows=rows, tokens=tokens, now_s=now_s)
+
     def _compute(
         self, seat: Seat, state: SeatState, segments: Sequence[Segment]
     ) -> tuple[list[memoryview], float]:
@@ -333,7 +377,7 @@ class Worker:
         except Exception as error:  # (a task's supervisor: the node serves on)
             _log.warning("a step failed", exc_info=True)
             reason = f"{type(error).__name__}: {error}"
-            raise StepFailed(f"blocks {self._duty.span}: {reason}") from error
+            raise StepFailed(f"{self._held()}: {reason}") from error
 
     async def _call(self, work: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)

@@ -80,6 +80,14 @@ class SpanEngine:
         self._cache_tokens = cache_tokens
         self._sessions: dict[Seat, _Session] = {}
 
+    def hold(self, span: RunsBlocks, *, cache_tokens: int) -> None:
+        """From now on sessions open on these blocks; those that are open keep theirs.
+
+        They keep their reservations too, even if those are more than `cache_tokens`.
+        """
+        self._span = span
+        self._cache_tokens = max(cache_tokens, self._reserved())
+
     def open(self, seat: Seat, span: Span, *, rows: int, tokens: int, now_s: float) -> None:
         """Reserve the cache of `span` for `rows` sequences of at most `tokens` tokens each.
 
@@ -130,7 +138,7 @@ class SpanEngine:
         return idle
 
     def report(self) -> EngineReport:
-        """How full the engine is now."""
+        """How full the engine is now; any thread may ask."""
         total = self._cache_tokens
         return EngineReport(len(self._sessions), total, total - self._reserved())
 
@@ -140,4 +148,4 @@ class SpanEngine:
         assert all(state.filled <= state.tokens for state in self._sessions.values())
 
     def _reserved(self) -> int:
-        return sum(state.reserved for state in self._sessions.values())
+        return sum(state.reserved for state in list(self._sessions.values()))

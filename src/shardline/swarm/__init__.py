@@ -2,16 +2,21 @@
 
 from shardline.swarm.bans import Bans
 from shardline.swarm.certificates import TLS_NAME, issue_tls
+from shardline.swarm.directories.dht import DhtDirectory
+from shardline.swarm.directories.dht_engine import DhtEngine, open_dht
+from shardline.swarm.directories.dht_hivemind import DhtSettings
 from shardline.swarm.directories.memory import MemoryBoard, MemoryDirectory
 from shardline.swarm.directories.zenoh import ZenohDirectory
 from shardline.swarm.directory import Changed, Directory, Event, Joined, Left, Snapshot
+from shardline.swarm.follower import Follower
 from shardline.swarm.identity import Identity
 from shardline.swarm.invite import Invite
-from shardline.swarm.invite_store import InviteStore
+from shardline.swarm.invite_store import AddressBook, InviteStore
 from shardline.swarm.journal import Entry, Journals
-from shardline.swarm.member import Member, MemoryBacking, membership
+from shardline.swarm.member import Member, membership
 from shardline.swarm.pacing import LINKS_TOLD, heartbeat_s, record_life_s
 from shardline.swarm.placement import choose_span, throughputs
+from shardline.swarm.places import MemoryBacking, Place
 from shardline.swarm.rebalancing import (
     SETTLE_S,
     TURN_S,
@@ -43,11 +48,16 @@ __all__ = [
     "SETTLE_S",
     "TLS_NAME",
     "TURN_S",
+    "AddressBook",
     "Bans",
     "Changed",
+    "DhtDirectory",
+    "DhtEngine",
+    "DhtSettings",
     "Directory",
     "Entry",
     "Event",
+    "Follower",
     "Foreign",
     "Gap",
     "Hop",
@@ -63,6 +73,7 @@ __all__ = [
     "MemoryDirectory",
     "Move",
     "NodeRecord",
+    "Place",
     "Snapshot",
     "State",
     "Stragglers",
@@ -80,6 +91,7 @@ __all__ = [
     "may_move",
     "membership",
     "mend",
+    "open_dht",
     "open_record",
     "record_life_s",
     "renew",

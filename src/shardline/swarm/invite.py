@@ -38,6 +38,9 @@ _ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 _PORT_MAX = 65_535
 _SWARM_ID = re.compile(r"[0-9a-f]{16}")
 _SECRET_BYTES = 16
+NO_RELAY = "none"
+_NAT = "+nat="
+_RELAY = re.compile(r"none|n0|https://[A-Za-z0-9._-]{1,80}(?::[0-9]{1,5})?/?")
 
 
 def check_address(text: str, *, port_min: int = 1) -> str:
@@ -59,6 +62,9 @@ class Invite:
     secret: bytes = field(repr=False)
     expires_at_s: int | None = None
     """Seconds since 1970, UTC; None is never."""
+    nat: str | None = None
+    """None: activations go over zenoh. Else over iroh, which finds ways through NATs, helped by
+    this relay: `none`, `n0` (the public ones of its makers), or the https URL of one's own."""
 
     def __post_init__(self) -> None:
         if not _SWARM_ID.fullmatch(self.swarm_id) or len(self.secret) != _SECRET_BYTES:
@@ -69,6 +75,8 @@ class Invite:
             raise BadInput(f"an invite holds at most {BOOTSTRAP_MAX} addresses")
         for address in self.bootstrap:
             check_address(address)
+        if self.nat is not None and not _RELAY.fullmatch(self.nat):
+            raise BadInput(f"{self.nat!r} is no relay: write none, n0, or https://HOST[:PORT]")
 
     @classmethod
     def new(
@@ -76,6 +84,7 @@ class Invite:
         bootstrap: tuple[str, ...] = (),
         expires_in_s: float | None = None,
         *,
+        nat: str | None = None,
         clock: Clock | None = None,
     ) -> Invite:
         """A fresh swarm's invite; raises BadInput for a bad address or an expiry not ahead."""
@@ -85,7 +94,8 @@ class Invite:
                 raise BadInput("an invite's life is at least one second, and at most a century")
             expires_at_s = int((clock or SystemClock()).wall_s() + expires_in_s)
         swarm_id = secrets.token_hex(8)
-        return cls(swarm_id, tuple(bootstrap), secrets.token_bytes(_SECRET_BYTES), expires_at_s)
+        secret = secrets.token_bytes(_SECRET_BYTES)
+        return cls(swarm_id, tuple(bootstrap), secret, expires_at_s, nat)
 
     @classmethod
     def parse(cls, text: str, *, clock: Clock | None = None) -> Invite:
@@ -101,7 +111,8 @@ class Invite:
         """The invite as one word to copy; it holds the secret."""
         expiry = _NEVER if self.expires_at_s is None else self.expires_at_s
         head = _HEAD.pack(bytes.fromhex(self.swarm_id), self.secret, expiry)
-        body = head + ",".join(self.bootstrap).encode()
+        words = (*self.bootstrap, *((_NAT + self.nat,) if self.nat is not None else ()))
+        body = head + ",".join(words).encode()
         packed = base64.b32encode(body + _checksum(body)).decode()
         return _PREFIX + packed.rstrip("=").lower()
 
@@ -122,8 +133,9 @@ class Invite:
             raise BadInvite("the invite is mistyped or cut short: copy the whole line")
         swarm_id, secret, expiry = _HEAD.unpack_from(body)
         try:
-            bootstrap = tuple(filter(None, body[_HEAD.size :].decode("ascii").split(",")))
-            invite = cls(swarm_id.hex(), bootstrap, secret, expiry or None)
+            words = list(filter(None, body[_HEAD.size :].decode("ascii").split(",")))
+            nat = words.pop().removeprefix(_NAT) if words and words[-1].startswith(_NAT) else None
+            invite = cls(swarm_id.hex(), tuple(words), secret, expiry or None, nat)
         except (UnicodeDecodeError, BadInput):
             raise BadInvite("the invite holds something that is no address") from None
         if invite.encode() != text:

@@ -44,6 +44,8 @@ until this long after it ended: presence, not expiry, is what notices a death qu
 LIFE_MAX_S = 600.0
 """The longest a record may live; longer lets an old one be replayed for longer."""
 LINKS_MAX = 128
+ADDRESSES_MAX = 8
+"""Addresses in one record."""
 NAME_CHARS_MAX = 64
 
 _CONTEXT = b"shardline/record\x00"
@@ -54,6 +56,8 @@ _PLAIN = r"\A[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*\Z"
 _Node = Annotated[NodeId, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX, pattern=_PLAIN)]
 _Word = Annotated[str, Meta(max_length=128, pattern=_PLAIN)]
+_Address = Annotated[str, Meta(min_length=1, max_length=1_024, pattern=r"\A[!-~]+\Z")]
+_Addresses = Annotated[tuple[_Address, ...], Meta(max_length=ADDRESSES_MAX)]
 _Count = Annotated[int, Meta(ge=0, le=2**60)]
 _Rate = Annotated[float, Meta(ge=0, le=1e12)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
@@ -118,6 +122,11 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     issued_at_s: _Time = 0.0
     expires_at_s: _Time = 0.0
     """Seconds since 1970, UTC, by the node's own clock."""
+    addresses: _Addresses = ()
+    """Where others can dial this node, best first: HOST:PORT, or an engine's own way to say it
+    with the engine's name before (`iroh/...`). Empty: it listens nowhere."""
+    through: Annotated[str, Meta(max_length=256, pattern=r"\A[!-~]*\Z")] = ""
+    """HOST:PORT of the node through which this one, listening nowhere, is reached now."""
 
     def __post_init__(self) -> None:
         if not self.start < self.stop <= self.blocks:

@@ -14,9 +14,9 @@ from shardline.swarm import Invite, NodeRecord, State
 FIELDS = {
     "name", "id", "model", "start", "stop", "blocks", "state", "device", "dtype", "memory_bytes",
     "memory_used_bytes", "cache_tokens_free", "cache_tokens_total", "sessions", "load",
-    "block_steps_per_s", "rtt_ms", "links_ms",
+    "block_steps_per_s", "rtt_ms", "path", "via", "links_ms",
 }  # fmt: skip
-FIRST, SECOND = NodeId("1" * 64), NodeId("2" * 64)
+FIRST, SECOND, THIRD, FOURTH = (NodeId(digit * 64) for digit in "1234")
 ADA = NodeRecord(
     node=FIRST,
     name="ada",
@@ -30,9 +30,12 @@ ADA = NodeRecord(
     device="cpu",
     dtype="float32",
     memory_bytes=2**30,
+    addresses=("192.0.2.1:7411",),
     links={SECOND: 0.5},
 )
-BEN = msgspec.structs.replace(ADA, node=SECOND, name="ben", start=3, stop=6, links={})
+BEN = msgspec.structs.replace(
+    ADA, node=SECOND, name="ben", start=3, stop=6, links={}, addresses=("b:1",)
+)
 
 
 @pytest.fixture
@@ -42,8 +45,8 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[NodeRecord]:
     monkeypatch.delenv("COLUMNS", raising=False)
     records: list[NodeRecord] = []
 
-    async def look(_: Invite) -> tuple[list[NodeRecord], dict[NodeId, float | None]]:
-        return records, {FIRST: 1.25, SECOND: None}
+    async def look(_: Invite) -> object:
+        return records, {FIRST: 1.25, SECOND: None, THIRD: 2.5, FOURTH: 2.5}, {FOURTH: None}
 
     monkeypatch.setattr(command, "_look", look)
     return records
@@ -88,6 +91,25 @@ def test_people_see_the_nodes_and_what_is_missing(
     assert "1.2 ms" in out
     assert "no answer" in out
     assert "no live node holds blocks 6:8 of tiny" in out
+
+
+def test_a_path_is_direct_or_names_who_passes_on(
+    seen: list[NodeRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cleo = msgspec.structs.replace(
+        ADA, node=THIRD, name="cleo", addresses=(), through="192.0.2.1:7411"
+    )
+    dora = msgspec.structs.replace(cleo, node=FOURTH, name="dora", through="192.0.2.9:1")
+    seen += [ADA, BEN, cleo, dora]
+    rows = json.loads(shown(capsys, "--json"))["nodes"]
+    ways = {row["name"]: (row["path"], row["via"]) for row in rows}
+    assert ways == {
+        "ada": ("direct", None),
+        "ben": (None, None),
+        "cleo": ("relayed", "ada"),
+        "dora": ("relayed", "192.0.2.9:1"),
+    }
+    assert "relayed via ada" in shown(capsys)
 
 
 def test_a_node_that_loads_does_not_cover(

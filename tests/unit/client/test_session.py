@@ -3,13 +3,23 @@
 import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 
-from shardline.client.session import RemoteSession, Sessions
+from shardline.client.session import RemoteSession
+from shardline.client.sessions import Sessions
 from shardline.client.surroundings import ChainBroken, Mended, Need
 from shardline.client.times import StepTimes
-from shardline.core.errors import CacheFull, JournalLost, NodeLost, NotCovered, StepFailed
+from shardline.core.errors import (
+    CacheFull,
+    JournalLost,
+    NodeLost,
+    NotCovered,
+    PeerFault,
+    ShardlineError,
+    StepFailed,
+)
 from shardline.core.ids import NodeId
 from shardline.core.segments import Segment
 from shardline.core.spans import Span
@@ -18,7 +28,7 @@ from shardline.wire import Close, Failed, Message, Open, Opened, Reroute, Result
 
 pytestmark = pytest.mark.anyio
 
-ME, A, B, C, D = (NodeId(digit * 64) for digit in "0abcd")
+ME, A, B, C, D, E = (NodeId(digit * 64) for digit in "0abcde")
 WHOLE = Span(0, 6)
 
 
@@ -86,6 +96,15 @@ def around() -> Around:
     return Around({THIRDS[0]: [A, D], THIRDS[1]: [B, D], THIRDS[2]: [C, D]})
 
 
+def as_it_came(segments: Sequence[Segment]) -> list[bytes]:
+    return [bytes(segment) for segment in segments]
+
+
+def step(session: RemoteSession, *segments: bytes) -> asyncio.Task[tuple[list[bytes], list[Spent]]]:
+    """A step of one token under way."""
+    return asyncio.create_task(session.step(segments, as_it_came, rows=2, tokens=1))
+
+
 async def seats(around: Around, session: RemoteSession, count: int) -> list[Open]:
     """Give the next so many seats that are asked for."""
     given: list[Open] = []
@@ -107,7 +126,7 @@ async def opened(around: Around) -> RemoteSession:
 
 async def stepped(around: Around, session: RemoteSession, number: int) -> None:
     """One step that goes well."""
-    stepping = asyncio.create_task(session.step([b"in %d" % number]))
+    stepping = step(session, b"in %d" % number)
     node, message, _ = await around.sent.get()
     assert (node, message) == (session.chain[0].node, Step(session.id, 0, number, ME, []))
     session.on_message(session.chain[-1].node, Result(session.id, number, []), [b"out"])
@@ -126,7 +145,7 @@ async def test_every_node_is_told_its_span_and_who_comes_next(around: Around) ->
 
 async def test_a_step_goes_to_the_first_node_and_comes_from_the_last(around: Around) -> None:
     session = await opened(around)
-    stepping = asyncio.create_task(session.step([b"abc"]))
+    stepping = step(session, b"abc")
     assert await around.sent.get() == (A, Step(session.id, 0, 0, ME, []), [b"abc"])
     spent = [Spent("a", 1_000, 50), Spent("b", 2_000, 7)]
     session.on_message(A, Result(session.id, 0, spent), [b"not the last node"])
@@ -165,7 +184,7 @@ async def test_when_all_refuse_the_reason_is_the_nodes_own(around: Around) -> No
 async def test_the_sender_before_the_gap_is_told_to_send_again(around: Around) -> None:
     session = await opened(around)
     await stepped(around, session, 0)
-    stepping = asyncio.create_task(session.step([b"in 1"]))
+    stepping = step(session, b"in 1")
     await around.sent.get()
     around.holders[THIRDS[1]] = [D]
     session.on_gone(B, NodeLost("b went away"))
@@ -182,7 +201,7 @@ async def test_the_sender_before_the_gap_is_told_to_send_again(around: Around) -
 async def test_the_caller_sends_again_what_the_first_node_had(around: Around) -> None:
     session = await opened(around)
     await stepped(around, session, 0)
-    stepping = asyncio.create_task(session.step([b"in 1"]))
+    stepping = step(session, b"in 1")
     await around.sent.get()
     session.on_gone(A, NodeLost("a went away"))
     await seats(around, session, 1)
@@ -197,7 +216,7 @@ async def test_the_caller_sends_again_what_the_first_node_had(around: Around) ->
 
 async def test_neighbours_that_go_together_are_replaced_together(around: Around) -> None:
     session = await opened(around)
-    stepping = asyncio.create_task(session.step([b"in"]))
+    stepping = step(session, b"in")
     await around.sent.get()
     session.on_gone(B, NodeLost("b went away"))
     session.on_gone(C, NodeLost("c went away"))
@@ -211,7 +230,7 @@ async def test_neighbours_that_go_together_are_replaced_together(around: Around)
 
 async def test_a_sender_that_kept_nothing_becomes_part_of_the_gap(around: Around) -> None:
     session = await opened(around)
-    stepping = asyncio.create_task(session.step([b"in"]))
+    stepping = step(session, b"in")
     await around.sent.get()
     session.on_gone(B, NodeLost("b went away"))
     await seats(around, session, 1)
@@ -226,7 +245,7 @@ async def test_a_sender_that_kept_nothing_becomes_part_of_the_gap(around: Around
 
 async def test_a_blamed_node_is_replaced_and_not_the_one_that_blames_it(around: Around) -> None:
     session = await opened(around)
-    stepping = asyncio.create_task(session.step([b"in"]))
+    stepping = step(session, b"in")
     await around.sent.get()
     lost = Failed.of(session.id, 0, A, NodeLost("b cannot be reached"), about=B)
     session.on_message(A, lost, ())
@@ -238,7 +257,7 @@ async def test_a_blamed_node_is_replaced_and_not_the_one_that_blames_it(around: 
 
 async def test_a_node_whose_blocks_fail_is_replaced(around: Around) -> None:
     session = await opened(around)
-    stepping = asyncio.create_task(session.step([b"in"]))
+    stepping = step(session, b"in")
     await around.sent.get()
     session.on_message(C, Failed.of(session.id, 0, C, StepFailed("out of memory")), ())
     (seat,) = await seats(around, session, 1)
@@ -250,7 +269,7 @@ async def test_a_node_whose_blocks_fail_is_replaced(around: Around) -> None:
 
 async def test_a_replacement_that_dies_is_replaced_too(around: Around) -> None:
     session = await opened(around)
-    stepping = asyncio.create_task(session.step([b"in"]))
+    stepping = step(session, b"in")
     await around.sent.get()
     session.on_gone(B, NodeLost("b went away"))
     await seats(around, session, 1)
@@ -267,7 +286,7 @@ async def test_a_replacement_that_dies_is_replaced_too(around: Around) -> None:
 async def test_whoever_waits_is_told_which_blocks_nobody_holds(around: Around) -> None:
     around.holders[THIRDS[1]] = [B]
     session = await opened(around)
-    stepping = asyncio.create_task(session.step([b"in"]))
+    stepping = step(session, b"in")
     await around.sent.get()
     around.holders[THIRDS[1]] = []
     session.on_gone(B, NodeLost("b went away"))
@@ -286,7 +305,7 @@ async def test_a_frozen_node_is_found_by_asking(
 ) -> None:
     monkeypatch.setattr("shardline.client.session.PROBE_S", 0.01)
     session = await opened(around)
-    stepping = asyncio.create_task(session.step([b"in"]))
+    stepping = step(session, b"in")
     await around.sent.get()
     around.silent.add(C)
     (seat,) = await seats(around, session, 1)
@@ -300,7 +319,7 @@ async def test_a_leaving_node_is_left_before_the_next_step(around: Around) -> No
     session = await opened(around)
     await stepped(around, session, 0)
     around.leaves.add(B)
-    stepping = asyncio.create_task(session.step([b"in 1"]))
+    stepping = step(session, b"in 1")
     await seats(around, session, 1)
     assert await around.sent.get() == (A, Reroute(session.id, 0, D), ())
     assert await around.sent.get() == (B, Close(session.id, 2), ())
@@ -309,13 +328,194 @@ async def test_a_leaving_node_is_left_before_the_next_step(around: Around) -> No
     await stepping
 
 
-async def test_a_full_cache_in_mid_session_is_the_callers_to_hear(around: Around) -> None:
+async def test_a_step_beyond_what_was_reserved_is_the_callers_own_fault(around: Around) -> None:
     session = await opened(around)
-    stepping = asyncio.create_task(session.step([b"in"]))
+    with pytest.raises(CacheFull, match="2 x 31 tokens, but 2 x 30 were reserved"):
+        await session.step([b"in"], as_it_came, rows=2, tokens=31)
+    with pytest.raises(CacheFull, match="3 x 1 tokens"):
+        await session.step([b"in"], as_it_came, rows=3, tokens=1)
+    assert around.sent.empty()
+
+
+@pytest.mark.parametrize("error", [CacheFull("you said too much"), PeerFault("you are garbage")])
+async def test_what_a_node_says_of_the_caller_costs_the_node_its_place(
+    around: Around, error: ShardlineError
+) -> None:
+    session = await opened(around)
+    stepping = step(session, b"in")
     await around.sent.get()
-    session.on_message(B, Failed.of(session.id, 0, B, CacheFull("31 tokens, 30 reserved")), ())
-    with pytest.raises(CacheFull, match="30 reserved"):
+    session.on_message(B, Failed.of(session.id, 0, B, error), ())
+    (seat,) = await seats(around, session, 1)
+    assert seat.start == 2
+    assert await around.sent.get() == (A, Reroute(session.id, 0, D), ())
+    session.on_message(C, Result(session.id, 0, []), [b"out"])
+    assert await stepping == ([b"out"], [])
+    assert around.failures == [B]
+
+
+async def test_when_the_only_holder_refuses_the_error_names_it(around: Around) -> None:
+    around.holders = {THIRDS[0]: [A], THIRDS[1]: [B], THIRDS[2]: [C]}
+    session = await opened(around)
+    stepping = step(session, b"in")
+    await around.sent.get()
+    session.on_message(B, Failed.of(session.id, 0, B, PeerFault("you are garbage")), ())
+    with pytest.raises(ChainBroken, match="node bbbbbbbb: you are garbage"):
         await stepping
+
+
+async def test_a_result_that_makes_no_sense_costs_the_last_node_its_place(around: Around) -> None:
+    session = await opened(around)
+
+    def read(segments: Sequence[Segment]) -> bytes:
+        if segments[0] != b"sense":
+            raise PeerFault("no sense")
+        return bytes(segments[0])
+
+    stepping = asyncio.create_task(session.step([b"in"], read, rows=2, tokens=1))
+    await around.sent.get()
+    session.on_message(C, Result(session.id, 0, []), [b"nonsense"])
+    (seat,) = await seats(around, session, 1)
+    assert seat.start == 4
+    assert await around.sent.get() == (B, Reroute(session.id, 2, D), ())
+    session.on_message(C, Result(session.id, 0, []), [b"sense"])
+    session.on_message(D, Result(session.id, 0, []), [b"sense"])
+    assert await stepping == (b"sense", [])
+
+
+async def test_when_two_fail_over_it_whoever_sent_it_is_replaced(around: Around) -> None:
+    around.holders = {THIRDS[0]: [A], THIRDS[1]: [B, E], THIRDS[2]: [C, D]}
+    session = await opened(around)
+    stepping = step(session, b"in")
+    await around.sent.get()
+    session.on_message(C, Failed.of(session.id, 0, C, PeerFault("garbage")), ())
+    await seats(around, session, 1)
+    assert await around.sent.get() == (B, Reroute(session.id, 2, D), ())
+    assert await around.sent.get() == (C, Close(session.id, 4), ())
+    session.on_message(D, Failed.of(session.id, 0, D, StepFailed("shapes clash")), ())
+    first, second = await seats(around, session, 2)
+    assert (first.start, first.next, second.start) == (2, C, 4), "C is cleared"
+    assert await around.sent.get() == (A, Reroute(session.id, 0, E), ())
+    session.on_message(C, Result(session.id, 0, []), [b"out"])
+    assert await stepping == ([b"out"], [])
+
+
+async def test_a_node_that_blames_all_its_neighbours_is_left_itself(around: Around) -> None:
+    around.holders[THIRDS[0]] = [A, E]
+    session = await opened(around)
+    stepping = step(session, b"in")
+    await around.sent.get()
+    session.on_message(A, Failed.of(session.id, 0, A, NodeLost("gone"), about=C), ())
+    session.on_message(A, Failed.of(session.id, 0, A, NodeLost("gone"), about=B), ())
+    (seat,) = await seats(around, session, 1)
+    assert seat.start == 2, "C is none of its business"
+    assert await around.sent.get() == (A, Reroute(session.id, 0, D), ())
+    session.on_message(A, Failed.of(session.id, 0, A, NodeLost("gone"), about=D), ())
+    first, _ = await seats(around, session, 2)
+    assert first.start == 0
+    assert (await around.sent.get())[0] == E
+    session.on_message(C, Result(session.id, 0, []), [b"out"])
+    await stepping
+
+
+async def test_when_all_live_and_nothing_comes_one_after_the_other_is_replaced(
+    around: Around, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardline.client.session.PROBE_S", 0.01)
+    monkeypatch.setattr("shardline.client.session.STALL_S", 0.05)
+    monkeypatch.setattr("shardline.client.session.STALL_TOKEN_S", 0.0)
+    around.holders[THIRDS[1]] = [B, E]
+    session = await opened(around)
+    stepping = step(session, b"in")
+    await around.sent.get()
+    (last,) = await seats(around, session, 1)
+    assert await around.sent.get() == (B, Reroute(session.id, 2, D), ())
+    assert await around.sent.get() == (C, Close(session.id, 4), ())
+    (middle,) = await seats(around, session, 1)
+    assert (last.start, middle.start) == (4, 2)
+    session.on_message(D, Result(session.id, 0, []), [b"out"])
+    await stepping
+
+
+# --- STANDBYS ---
+
+
+async def opened_with_standbys(around: Around) -> RemoteSession:
+    """A, B, C, and beside each of them D."""
+    session = RemoteSession(around, "print", WHOLE, standby=True)
+    opening = asyncio.create_task(session.open(rows=2, tokens=30))
+    await seats(around, session, 3)
+    await opening
+    ahead = [(A, Reroute(session.id, 0, D, also=True)), (B, Reroute(session.id, 2, D, also=True))]
+    first, *_ = await seats(around, session, 1)
+    assert (first.start, first.next, first.fresh) == (0, B, False)
+    for sender in ahead:
+        await seats(around, session, 1)
+        assert (await around.sent.get())[:2] == sender
+    return session
+
+
+async def test_a_standby_is_sent_the_steps_and_takes_over_with_the_last(around: Around) -> None:
+    session = await opened_with_standbys(around)
+    assert [hop.node for hop in session.standbys] == [D, D, D]
+    stepping = step(session, b"in")
+    ahead = [await around.sent.get() for _ in range(2)]
+    assert [(node, cast("Step", message).replay) for node, message, _ in ahead] == [
+        (A, False),
+        (D, True),
+    ]
+    session.on_gone(B, NodeLost("b went away"))
+    assert await around.sent.get() == (A, Reroute(session.id, 0, D), ()), "since step 0"
+    session.on_message(C, Result(session.id, 0, []), [b"out"])
+    await stepping
+    (news,) = [news for news in around.told if isinstance(news, Mended)]
+    assert news.standby
+    assert news.hops == (Hop(D, THIRDS[1]),)
+    await session.close()
+
+
+async def test_the_callers_own_standby_is_sent_the_last_step_only(around: Around) -> None:
+    session = await opened_with_standbys(around)
+    for number in range(2):
+        stepping = step(session, b"in %d" % number)
+        assert {(await around.sent.get())[0] for _ in range(2)} == {A, D}
+        session.on_message(C, Result(session.id, number, []), [b"out"])
+        await stepping
+    stepping = step(session, b"in 2")
+    assert {(await around.sent.get())[0] for _ in range(2)} == {A, D}
+    session.on_gone(A, NodeLost("a went away"))
+    assert await around.sent.get() == (D, Step(session.id, 0, 2, ME, []), (b"in 2",))
+    session.on_message(C, Result(session.id, 2, []), [b"out"])
+    await stepping
+    await session.close()
+
+
+async def test_without_a_second_node_it_goes_on_and_says_so_once(around: Around) -> None:
+    around.holders = {THIRDS[0]: [A], THIRDS[1]: [B], THIRDS[2]: [C]}
+    session = RemoteSession(around, "print", WHOLE, standby=True)
+    opening = asyncio.create_task(session.open(rows=2, tokens=30))
+    await seats(around, session, 3)
+    await opening
+    await around.heard.wait()
+    session.on_joined(E)
+    await stepped(around, session, 0)
+    assert [str(news)[-11:] for news in around.told] == ["s a standby"] * 3
+    await session.close()
+
+
+async def test_a_standby_that_fails_is_no_matter(around: Around) -> None:
+    session = await opened_with_standbys(around)
+    stepping = step(session, b"in")
+    assert (await around.sent.get())[0] == A
+    session.on_message(D, Failed.of(session.id, 0, D, StepFailed("out of memory")), ())
+    session.on_message(A, Failed.of(session.id, 0, A, NodeLost("no way to d"), about=D), ())
+    session.on_message(C, Result(session.id, 0, []), [b"out"])
+    await stepping
+    assert session.standbys == ()
+    assert not [news for news in around.told if isinstance(news, Mended)]
+    await session.close()
+
+
+# --- THE END ---
 
 
 async def test_closing_tells_every_node_that_may_hold_a_seat(around: Around) -> None:
@@ -330,7 +530,7 @@ async def test_messages_find_their_session_and_late_ones_are_passed_over(around:
     session = await opened(around)
     sessions = Sessions()
     sessions.add(session)
-    stepping = asyncio.create_task(session.step([]))
+    stepping = step(session)
     await around.sent.get()
     sessions.on_message(C, Result(session.id, 0, []), [b"out"])
     assert await stepping == ([b"out"], [])

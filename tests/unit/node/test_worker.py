@@ -18,9 +18,11 @@ from shardline.core.spans import Span
 from shardline.model import Call, Crossing
 from shardline.node import outbox, worker
 from shardline.node.outbox import AGAIN_MAX
+from shardline.node.seats import WANTED_S
 from shardline.node.tasks import UNDER_WAY_MAX
 from shardline.node.worker import ORPHAN_S, SEATS_MAX, STRANGERS_TOLD_PER_S, Duty, Worker
-from shardline.wire import Close, Failed, Open, Opened, Reroute, Result, Step
+from shardline.runtime import EngineReport
+from shardline.wire import EVERY_STEP, Close, Failed, Open, Opened, Reroute, Result, Step
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -35,6 +37,8 @@ pytestmark = pytest.mark.anyio
 ME, CALLER, NEXT, OTHER, STRANGER = (NodeId(digit * 64) for digit in "0cdef")
 ONE = SessionId("1" * 32)
 DEADLINE_S = 10.0
+TOTAL = 100_000
+"""The engine's cache tokens."""
 ROUNDS = 200
 """Turns of the event loop after which whatever can go on without us has gone on."""
 
@@ -78,12 +82,13 @@ class Engine:
     steps: list[int] = field(default_factory=list[int])
     fails: Exception | None = None
     idle: list[Seat] = field(default_factory=list[Seat])
+    free: int = 1_000
 
     def open(self, seat: Seat, span: Span, *, rows: int, tokens: int, now_s: float) -> None:
         del span, rows, now_s
         assert seat not in self.seats, "opened twice"
-        if tokens > 1_000:
-            raise CacheFull(f"{tokens} cache tokens were asked, 1000 are free")
+        if tokens > self.free:
+            raise CacheFull(f"{tokens} cache tokens were asked, {self.free} are free")
         self.seats.add(seat)
 
     def step(self, seat: Seat, crossing: Crossing, *, now_s: float) -> Crossing:
@@ -96,6 +101,9 @@ class Engine:
 
     def close(self, seat: Seat) -> None:
         self.seats.discard(seat)
+
+    def report(self) -> EngineReport:
+        return EngineReport(len(self.seats), TOTAL, TOTAL)
 
     def expire(self, now_s: float) -> list[Seat]:
         del now_s
@@ -559,6 +567,120 @@ async def test_last_steps_are_not_kept_without_bound(monkeypatch: pytest.MonkeyP
         assert world.post.outputs_to(NEXT) == [100]
         await world.hear(Reroute(ONE, 2, OTHER))
         assert world.failures() == [("JournalLost", 0), ("JournalLost", None)]
+
+
+# --- STANDBYS ---
+
+
+async def test_a_standby_is_sent_everything_and_only_as_replays() -> None:
+    async with at_work() as world:
+        await world.open()
+        await world.steps(0, 1)
+        await world.hear(Reroute(ONE, 2, OTHER, also=True))
+        await world.steps(2)
+        assert world.post.outputs_to(OTHER) == [100, 101, 102]
+        assert all(word.replay for word in world.post.to(OTHER, Step))
+        assert world.post.outputs_to(NEXT) == [100, 101, 102]
+        await world.hear(Reroute(ONE, 2, NEXT, also=True))  # who gets them anyhow: none
+        await world.steps(3)
+        assert world.post.outputs_to(OTHER) == [100, 101, 102]
+
+
+async def test_a_standby_that_takes_over_is_sent_the_last_step_only() -> None:
+    async with at_work() as world:
+        await world.open()
+        await world.steps(0, 1)
+        await world.hear(Reroute(ONE, 2, OTHER, also=True))
+        await world.steps(2)
+        await world.hear(Reroute(ONE, 2, OTHER, since=2))
+        await world.steps(3)
+        sent = [(word.step, word.replay) for word in world.post.to(OTHER, Step)]
+        assert sent == [(0, True), (1, True), (2, True), (2, False), (3, False)]
+        assert world.post.outputs_to(NEXT) == [100, 101, 102]
+
+
+async def test_a_standby_that_lags_gets_what_it_lacks_when_it_takes_over() -> None:
+    async with at_work() as world:
+        await world.open()
+        world.post.stuck = {OTHER}
+        await world.hear(Reroute(ONE, 2, OTHER, also=True))
+        await world.steps(0, 1, 2)
+        assert world.post.outputs_to(NEXT) == [100, 101, 102], "nobody waits for it"
+        world.post.stuck = set()
+        await world.hear(Reroute(ONE, 2, OTHER, since=2))
+        steps = [(word.step, word.replay) for word in world.post.to(OTHER, Step)]
+        assert steps == [(0, True), (1, True), (2, False)]
+
+
+async def test_the_loss_of_a_standby_is_told_and_nothing_else_happens() -> None:
+    async with at_work() as world:
+        await world.open()
+        world.post.dead = {OTHER}
+        await world.hear(Reroute(ONE, 2, OTHER, also=True))
+        await world.steps(0, 1)
+        (failed,) = world.post.to(CALLER, Failed)
+        assert (failed.kind, failed.about) == ("NodeLost", OTHER)
+        assert world.post.outputs_to(NEXT) == [100, 101]
+
+
+async def test_a_standby_says_nothing_until_it_hears_a_step_that_is_no_replay() -> None:
+    async with at_work() as world:
+        await world.open()
+        await world.steps(0, 1, replay=True)
+        await world.hear(Reroute(ONE, 2, OTHER, since=EVERY_STEP))
+        await world.steps(2, replay=True)
+        assert world.post.sent == []
+        await world.steps(2)
+        assert world.engine.steps == [0, 1, 2]
+        assert world.post.outputs_to(OTHER) == [102]
+
+
+async def test_leaving_ends_a_standbys_task_even_if_it_takes_nothing() -> None:
+    async with at_work() as world:
+        await world.open()
+        world.post.stuck = {OTHER}
+        await world.steps(0)
+        await world.hear(Reroute(ONE, 2, OTHER, also=True))
+
+
+# --- SHARES OF THE CACHE ---
+
+
+async def test_a_caller_alone_may_have_all_and_beside_others_half() -> None:
+    async with at_work() as world:
+        world.engine.free = TOTAL
+        await world.hear(opening(tokens=TOTAL))
+        assert world.failures() == []
+        await world.hear(Close(ONE))
+        await world.hear(opening(caller=OTHER), by=OTHER)
+        await world.hear(opening(session=SessionId("2" * 32), tokens=TOTAL // 2))
+        assert world.failures() == []
+        await world.hear(opening(session=SessionId("3" * 32), tokens=1))
+        (failed,) = world.post.to(CALLER, Failed)
+        assert failed.kind == "CacheFull"
+        assert f"a caller gets {TOTAL // 2} of {TOTAL}" in failed.text
+
+
+async def test_who_found_no_room_counts_as_being_there_for_a_while() -> None:
+    async with at_work() as world:
+        world.engine.free = 0
+        await world.hear(opening(caller=OTHER, tokens=TOTAL // 2), by=OTHER)
+        assert world.failures(OTHER) == [("CacheFull", None)]
+        world.engine.free = TOTAL
+        await world.hear(opening(tokens=TOTAL))
+        assert world.failures() == [("CacheFull", None)]
+        world.clock.now_s += WANTED_S
+        await world.hear(opening(tokens=TOTAL))
+        assert len(world.post.to(CALLER, Opened)) == 1
+
+
+async def test_who_wants_more_than_half_keeps_nobody_from_it() -> None:
+    async with at_work() as world:
+        world.engine.free = 0
+        await world.hear(opening(caller=OTHER, tokens=TOTAL), by=OTHER)
+        world.engine.free = TOTAL
+        await world.hear(opening(tokens=TOTAL))
+        assert len(world.post.to(CALLER, Opened)) == 1
 
 
 # --- WHO IS LOST ---

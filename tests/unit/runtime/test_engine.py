@@ -83,6 +83,19 @@ def test_a_session_of_nothing_is_nonsense(rows: int, tokens: int) -> None:
         engine.open(session(1), WHOLE, rows=rows, tokens=tokens, now_s=0.0)
 
 
+def test_sessions_stay_when_the_engine_is_given_other_blocks() -> None:
+    engine = SpanEngine(Doubler(), cache_tokens=100)
+    engine.open(session(1), Span(0, 2), rows=1, tokens=60, now_s=0.0)
+    engine.hold(Doubler(Span(2, 4)), cache_tokens=50)
+    engine.check_integrity()
+    assert engine.report().cache_tokens_free == 0
+    out = engine.step(session(1), crossing(1, 4), now_s=0.0)
+    assert isinstance(out, Crossing)
+    assert out.start == 2
+    engine.close(session(1))
+    assert engine.report().cache_tokens_free == 60
+
+
 def test_an_idle_session_gives_its_cache_back() -> None:
     engine = SpanEngine(Doubler(), cache_tokens=100)
     engine.open(session(1), WHOLE, rows=1, tokens=60, now_s=0.0)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from shardline.core.errors import (
 )
 from shardline.core.ids import PROTOCOL, NodeId, new_session_id
 from shardline.swarm import (
+    AddressBook,
     Identity,
     Invite,
     Joined,
@@ -34,6 +35,8 @@ from tests.unit.swarm.making import NOW_S, HandClock, record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -208,3 +211,41 @@ async def test_any_member_bootstraps_any_other_also_after_the_first_one_left() -
 def _free_address() -> str:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+async def _publish_addresses(member: Member, start: int, stop: int) -> None:
+    mine = record(member.node_id, start, stop, addresses=member.place.addresses)
+    await member.directory.publish(renew(mine, now_s=SystemClock().wall_s(), life_s=60))
+
+
+async def test_who_heard_of_a_node_comes_in_by_it_when_the_invites_is_gone(tmp_path: Path) -> None:
+    book = AddressBook(tmp_path)
+    async with asyncio.timeout(DEADLINE_S), AsyncExitStack() as stack:
+        first_ends = await stack.enter_async_context(AsyncExitStack())
+        first = await first_ends.enter_async_context(_member(Invite.new(), None))
+        invite = first.invite
+        second = await stack.enter_async_context(_member(invite, None))
+        await _publish_addresses(first, 0, 4)
+        await _publish_addresses(second, 4, 8)
+        mail = Mail()
+
+        def join() -> AbstractAsyncContextManager[Member]:
+            return membership(
+                invite, Identity.ephemeral(), listen=None, on_message=mail.on_message, book=book
+            )
+
+        async with join() as caller:
+            while len((await caller.directory.snapshot()).records) < 2:
+                pass
+        assert set(book.known(invite.swarm_id)) == {*first.listening, *second.listening}
+        await first_ends.aclose()
+        async with join() as caller:
+            assert second.node_id in (await caller.directory.snapshot()).records
+
+
+async def test_who_listens_on_all_interfaces_tells_loopback_last() -> None:
+    async with asyncio.timeout(DEADLINE_S), _member(Invite.new(), None, listen="0.0.0.0:0") as all_:
+        assert all_.place.addresses[-1].startswith("127.0.0.1:")
+        assert not any(address.startswith("127.") for address in all_.place.addresses[:-1])
+        async with _member(replace(all_.invite, bootstrap=all_.place.addresses), None, listen=None):
+            pass

@@ -12,11 +12,13 @@ from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Protocol, cast
 
 import pytest
+import zenoh
 
 from shardline.core.errors import AddressTaken, BadInput, ForeignInvite, NodeLost, Unsupported
 from shardline.wire import (
     ChannelClosed,
     TlsFiles,
+    ZenohEngine,
     ZenohSettings,
     ZenohTransport,
     open_zenoh,
@@ -27,10 +29,9 @@ from tests.conformance.transports import KeySigner, throwaway_tls
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    import zenoh
-
     from shardline.core.ids import NodeId
     from shardline.wire import Pipe
+    from shardline.wire.transports.zenoh_types import Undeclares
 
 DEADLINE_S = 15
 HERE = "127.0.0.1:0"
@@ -87,7 +88,7 @@ async def test_a_node_that_is_its_own_bootstrap_starts_alone(tls: TlsFiles) -> N
     address = free_address()
     async with (
         asyncio.timeout(2),
-        open_zenoh(ZenohSettings(address, (address,), tls)) as engine,
+        open_zenoh(ZenohSettings(address, (address,), tls=tls)) as engine,
     ):
         assert engine.listening == (address,)
 
@@ -96,28 +97,28 @@ async def test_no_answer_at_any_address_names_them_within_seconds(tls: TlsFiles)
     addresses = (free_address(), free_address())
     async with asyncio.timeout(DEADLINE_S):
         with pytest.raises(NodeLost, match="cannot be reached") as caught:
-            async with open_zenoh(ZenohSettings(None, addresses, tls)):
+            async with open_zenoh(ZenohSettings(None, addresses, tls=tls)):
                 pass
     assert all(address in str(caught.value) for address in addresses)
 
 
 async def test_ipv6_addresses_over_tls_are_refused_with_the_way_out(tls: TlsFiles) -> None:
     with pytest.raises(Unsupported, match="host name"):
-        async with open_zenoh(ZenohSettings(None, ("[::1]:7000",), tls)):
+        async with open_zenoh(ZenohSettings(None, ("[::1]:7000",), tls=tls)):
             pass
 
 
 async def test_one_live_address_among_dead_ones_is_enough(tls: TlsFiles) -> None:
     async with open_zenoh(ZenohSettings(HERE, tls=tls)) as first, asyncio.timeout(DEADLINE_S):
         addresses = (free_address(), *first.listening)
-        async with open_zenoh(ZenohSettings(None, addresses, tls)):
+        async with open_zenoh(ZenohSettings(None, addresses, tls=tls)):
             pass
 
 
 async def test_another_swarms_certificates_are_a_foreign_invite(tls: TlsFiles) -> None:
     async with open_zenoh(ZenohSettings(HERE, tls=tls)) as first, asyncio.timeout(DEADLINE_S):
         with pytest.raises(ForeignInvite, match=first.listening[0]):
-            async with open_zenoh(ZenohSettings(None, first.listening, throwaway_tls())):
+            async with open_zenoh(ZenohSettings(None, first.listening, tls=throwaway_tls())):
                 pass
 
 
@@ -125,7 +126,7 @@ async def test_clients_that_listen_nowhere_can_be_called_by_all(tls: TlsFiles) -
     async with AsyncExitStack() as stack, asyncio.timeout(DEADLINE_S):
 
         async def join(listen: str | None, *known: str) -> tuple[ZenohTransport, tuple[str, ...]]:
-            settings = ZenohSettings(listen, known, tls)
+            settings = ZenohSettings(listen, known, tls=tls)
             engine = await stack.enter_async_context(open_zenoh(settings))
             transport = ZenohTransport(engine, "test", KeySigner().node_id)
             return await stack.enter_async_context(transport), engine.listening
@@ -144,7 +145,7 @@ async def test_garbage_at_our_keys_is_survived(tls: TlsFiles) -> None:
     """A member of the swarm with a raw session, and no manners."""
     async with AsyncExitStack() as stack, asyncio.timeout(DEADLINE_S):
         first = await stack.enter_async_context(open_zenoh(ZenohSettings(HERE, tls=tls)))
-        settings = ZenohSettings(None, first.listening, tls)
+        settings = ZenohSettings(None, first.listening, tls=tls)
         other = await stack.enter_async_context(open_zenoh(settings))
         me = KeySigner().node_id
         transport = await stack.enter_async_context(ZenohTransport(first, "test", me))
@@ -241,3 +242,71 @@ async def test_a_frozen_process_does_not_hold_the_event_loop() -> None:
     async with asyncio.timeout(DEADLINE_S):
         await lose_a_process(signal.SIGSTOP, send_without_end)
     assert longest_s < 0.5
+
+
+async def _can_call(caller: ZenohTransport, called: ZenohTransport) -> None:
+    """Frames go from one to the other, as soon as the engine has told them of each other."""
+    while True:
+        with suppress(NodeLost):
+            near, far = await asyncio.gather(caller.open(called.me), called.accept())
+            break
+    await near.send(b"called")
+    assert await far.receive() == b"called"
+
+
+async def test_who_goes_through_one_is_called_by_those_who_listen_nowhere(tls: TlsFiles) -> None:
+    async with AsyncExitStack() as stack, asyncio.timeout(DEADLINE_S):
+
+        async def join(settings: ZenohSettings) -> tuple[ZenohTransport, ZenohEngine]:
+            engine = await stack.enter_async_context(open_zenoh(settings))
+            transport = ZenohTransport(engine, "test", KeySigner().node_id)
+            return await stack.enter_async_context(transport), engine
+
+        _, first = await join(ZenohSettings(HERE, tls=tls))
+        known = first.listening
+        behind, engine = await join(ZenohSettings(None, known, tls=tls, through_one=True))
+        other, _ = await join(ZenohSettings(None, known, tls=tls, through_one=True))
+        client, _ = await join(ZenohSettings(None, known, tls=tls))
+        assert engine.dialled == known
+        await _can_call(client, behind)
+        await _can_call(behind, other)
+
+
+async def test_who_goes_through_one_takes_the_next_when_that_ends(tls: TlsFiles) -> None:
+    async with AsyncExitStack() as stack, asyncio.timeout(DEADLINE_S):
+        ending = await stack.enter_async_context(AsyncExitStack())
+        first = await ending.enter_async_context(open_zenoh(ZenohSettings(HERE, tls=tls)))
+        settings = ZenohSettings(HERE, first.listening, tls=tls)
+        second = await stack.enter_async_context(open_zenoh(settings))
+        known = (free_address(), *first.listening, *second.listening)
+        settings = ZenohSettings(None, known, tls=tls, through_one=True)
+        engine = await stack.enter_async_context(open_zenoh(settings))
+        assert engine.dialled == first.listening
+        moved = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_event(event: zenoh.TransportEvent) -> None:
+            if event.kind == zenoh.SampleKind.PUT:
+                loop.call_soon_threadsafe(moved.set)
+
+        info = engine.session.info
+        listener = info.declare_transport_events_listener(on_event, history=False)
+        await ending.aclose()
+        await moved.wait()
+        assert engine.dialled == second.listening
+        cast("Undeclares", listener).undeclare()
+
+
+async def test_known_addresses_are_dialled_and_never_blamed(tls: TlsFiles) -> None:
+    async with AsyncExitStack() as stack, asyncio.timeout(DEADLINE_S):
+        first = await stack.enter_async_context(open_zenoh(ZenohSettings(HERE, tls=tls)))
+        gone, wrong = free_address(), free_address()
+        strangers = ZenohSettings(wrong, tls=throwaway_tls())
+        await stack.enter_async_context(open_zenoh(strangers))
+        settings = ZenohSettings(None, (gone,), tls, known=(wrong, *first.listening))
+        async with open_zenoh(settings):
+            pass
+        with pytest.raises(NodeLost, match=gone) as caught:
+            async with open_zenoh(ZenohSettings(None, (gone,), tls, known=(wrong,))):
+                pass
+        assert wrong not in str(caught.value)

@@ -3,6 +3,10 @@
 Peers find each other by gossip from any address they are told, never by multicast; links are
 mutual TLS with certificates from the invite; shared memory is off, because it would carry
 payloads past TLS. Zenoh must not live through a fork: spawn processes.
+
+Peers are linked each to each and pass nothing on. Who must be found by members that cannot dial it
+is a client: of one peer at a time, which passes on what is for it, and of the next one when that
+ends. Links between peers are as direct as without.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from shardline.wire.frames import FRAME_BYTES_MAX
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from shardline.wire.transports.zenoh_types import Closes, Undeclares
+    from shardline.wire.transports.zenoh_types import Closes, KnowsLinks, Undeclares
 
 __all__ = ["TlsFiles", "ZenohEngine", "ZenohSettings", "open_zenoh", "split_address"]
 
@@ -51,7 +55,7 @@ class ZenohSettings:
     """How one process joins; presets live with the commands."""
 
     listen: str | None
-    """HOST:PORT (port 0: any free one; IPv6 in brackets); None dials out only, as clients do."""
+    """HOST:PORT (port 0: any free one; IPv6 in brackets); None dials out only, as callers do."""
     connect: tuple[str, ...] = ()
     """Addresses of other nodes; any one that answers is enough. Over TLS zenoh 1.10 dials no IPv6
     address ("invalid dns name"): give a host name."""
@@ -62,6 +66,11 @@ class ZenohSettings:
     out worse networks. A killed process is noticed at once in any case."""
     frame_bytes_max: int = FRAME_BYTES_MAX
     """Longer messages are dropped on arrival."""
+    known: tuple[str, ...] = ()
+    """More addresses, which may be wrong: dialled too, and never named when nobody answers."""
+    through_one: bool = False
+    """Dial one of `connect` at a time and be found by everyone through it; costs a hop more to all
+    others. Else every listening member is dialled, and only those find us."""
 
 
 class ZenohEngine:
@@ -73,6 +82,12 @@ class ZenohEngine:
         self.session = session
         self.listening = listening
         self.settings = settings
+
+    @property
+    def dialled(self) -> tuple[str, ...]:
+        """The other ends of our links as they are now; those of who dialled us have any port."""
+        links = cast("KnowsLinks", self.session.info).links()
+        return tuple(sorted({link.dst.partition("/")[2].partition("?")[0] for link in links}))
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -138,7 +153,7 @@ def _config(settings: ZenohSettings, listening: str | None, connect: list[str]) 
         link["tls"] = _mutual_tls(settings.tls)
     listen = [f"{scheme}/{listening}"] if listening else []
     config = {
-        "mode": "peer",
+        "mode": "client" if settings.through_one else "peer",
         "listen": {"endpoints": {"peer": listen}, "exit_on_failure": True},
         "connect": {
             "endpoints": [f"{scheme}/{address}" for address in connect],
@@ -184,13 +199,31 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
+async def _answering_first(addresses: list[str]) -> list[str]:
+    """Clients dial one address after the other: those that take connections come first."""
+
+    def answers(address: str) -> bool:
+        try:
+            with socket.create_connection(split_address(address), timeout=PROBE_S):
+                return True
+        except OSError:
+            return False
+
+    probes = [asyncio.to_thread(answers, address) for address in addresses]
+    found = dict(zip(addresses, await asyncio.gather(*probes), strict=True))
+    return sorted(found, key=lambda address: not found[address])
+
+
 async def _open_session(
     settings: ZenohSettings,
 ) -> tuple[zenoh.Session, str | None, list[str]]:
     """The session, where it listens and whom it dials; raises AddressTaken."""
     for left in reversed(range(PORT_TRIES)):
         listening = _claim_address(settings.listen) if settings.listen is not None else None
-        dialled = [address for address in settings.connect if not _is_own(address, listening)]
+        addresses = dict.fromkeys(settings.connect + settings.known)
+        dialled = [address for address in addresses if not _is_own(address, listening)]
+        if settings.through_one:
+            dialled = await _answering_first(dialled)
         config = _config(settings, listening, dialled)
         try:
             return await asyncio.to_thread(zenoh.open, config), listening, dialled
@@ -241,7 +274,7 @@ def _probe(address: str, tls: TlsFiles | None) -> tuple[bool, str]:
         return False, f"{address} cannot be reached ({error.strerror or 'no answer'})"
 
 
-async def _diagnose(addresses: list[str], tls: TlsFiles | None) -> ForeignInvite | NodeLost:
+async def _diagnose(addresses: tuple[str, ...], tls: TlsFiles | None) -> ForeignInvite | NodeLost:
     """Why none of these addresses let us in."""
     probes = [asyncio.to_thread(_probe, address, tls) for address in addresses]
     found = await asyncio.gather(*probes)
@@ -255,7 +288,8 @@ async def _diagnose(addresses: list[str], tls: TlsFiles | None) -> ForeignInvite
 async def open_zenoh(settings: ZenohSettings) -> AsyncGenerator[ZenohEngine]:
     """A session that listens, and is linked to at least one of `connect`.
 
-    A node that is itself one of `connect` needs no other: it is the first of its swarm. Raises
+    A node that is itself one of `connect` needs no other: it is the first of its swarm, and so is
+    one that has nobody to dial. Raises
     AddressTaken, BadInput for what is no address, Unsupported if all are IPv6 addresses over TLS,
     NodeLost if no address answers, ForeignInvite if one answers that our certificates do not fit.
     """
@@ -264,9 +298,9 @@ async def open_zenoh(settings: ZenohSettings) -> AsyncGenerator[ZenohEngine]:
         raise Unsupported("IPv6 addresses cannot be dialled over TLS: give a host name instead")
     session, listening, dialled = await _open_session(settings)
     try:
-        is_first = len(dialled) < len(settings.connect)
+        is_first = any(address not in dialled for address in settings.connect)
         if dialled and not is_first and not await _wait_for_link(session):
-            raise await _diagnose(dialled, settings.tls)
+            raise await _diagnose(settings.connect or settings.known, settings.tls)
         yield ZenohEngine(session, (listening,) if listening else (), settings)
     finally:
         await asyncio.to_thread(cast("Closes", session).close)

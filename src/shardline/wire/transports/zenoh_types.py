@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import zenoh
 
-__all__ = ["Closes", "Deletes", "Publishes", "Puts", "Undeclares"]
+__all__ = ["Closes", "Deletes", "KnowsLinks", "Publishes", "Puts", "Undeclares"]
 
 
 class Undeclares(Protocol):
@@ -48,6 +48,14 @@ class Puts(Protocol):
         express: bool,
     ) -> None:
         """Publish under this key; blocks while the link is full unless it may drop."""
+        ...
+
+
+class KnowsLinks(Protocol):
+    """A session's info."""
+
+    def links(self) -> list[zenoh.Link]:
+        """One entry a link, whoever dialled."""
         ...
 
 

@@ -1,0 +1,158 @@
+"""Taking seats for one session, leaving them, and sending to the nodes that gave them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from shardline.client.surroundings import Need
+from shardline.core.errors import BadInput, NodeLost, ShardlineError
+from shardline.core.ids import short
+from shardline.wire import Close, Open
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shardline.client.doubts import Doubts
+    from shardline.client.surroundings import Surroundings
+    from shardline.core.ids import NodeId, SessionId
+    from shardline.core.segments import Segment
+    from shardline.swarm import Hop
+    from shardline.wire import Message
+
+__all__ = ["CLOSE_S", "OPEN_S", "Seating"]
+
+OPEN_S = 10.0
+"""How long a node may take to give a seat; it may have to be dialled first."""
+CLOSE_S = 2.0
+
+
+class Seating:
+    """One session's seats: asked for, given, refused, left."""
+
+    def __init__(
+        self, around: Surroundings, session: SessionId, fingerprint: str, doubts: Doubts
+    ) -> None:
+        self.rows = self.tokens = 0
+        """What each seat is for: this many sequences of at most so many tokens."""
+        self._around = around
+        self._session = session
+        self._fingerprint = fingerprint
+        self._doubts = doubts
+        self._news = asyncio.Event()
+        self._unopened: set[tuple[NodeId, int]] = set()
+        self._aside: dict[tuple[NodeId, int], asyncio.Future[bool]] = {}
+        """Seats that are asked for beside the chain, each with its answer."""
+        self._asked: set[NodeId] = set()
+        """Nodes that may hold a seat of ours."""
+
+    def need(self, before: NodeId | None, after: NodeId | None) -> Need:
+        """What a chain of seats is for, between these two nodes."""
+        return Need(self.rows * self.tokens, self._session, before, after)
+
+    def opened(self, node: NodeId, start: int) -> None:
+        """A node gave a seat."""
+        self._unopened.discard((node, start))
+        answer = self._aside.get((node, start))
+        if answer is not None and not answer.done():
+            answer.set_result(True)
+
+    def refused(self, node: NodeId, error: ShardlineError) -> bool:
+        """A node could not open a seat; whether one was asked of it."""
+        for (asked, _), answer in self._aside.items():
+            if asked == node and not answer.done():
+                answer.set_result(False)
+                return True
+        if any(asked == node for asked, _ in self._unopened):
+            self._doubts.failed(node, error)
+            return True
+        return False
+
+    def wake(self) -> None:
+        """Something was heard."""
+        self._news.set()
+
+    async def woken(self, wait_s: float) -> bool:
+        """Whether something was heard within this time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._news.wait()
+        woken = self._news.is_set()
+        self._news.clear()
+        return woken
+
+    async def take(self, hops: tuple[Hop, ...], after: NodeId | None) -> bool:
+        """Take a seat at each of these nodes; False if one did not give it and is to be avoided.
+
+        Then the others' seats are left, so that they are free for the next try.
+        """
+        self._unopened = {(hop.node, hop.span.start) for hop in hops}
+        asked = {hop.node for hop in hops}
+        self._doubts.asked(*asked)
+        for at, hop in enumerate(hops):
+            fresh = at + 1 < len(hops)
+            await self.post(hop.node, self._open(hop, hops[at + 1].node if fresh else after, fresh))
+        deadline_s = asyncio.get_running_loop().time() + OPEN_S
+        while self._unopened and not self._doubts.is_gone(*asked):
+            left_s = deadline_s - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                for node, _ in self._unopened:
+                    late = NodeLost(f"node {short(node)} gave no seat within {OPEN_S:.0f} s")
+                    self._doubts.failed(node, late)
+            else:
+                await self.woken(left_s)
+        given = not self._unopened
+        self._unopened = set()
+        if not given:
+            live = [hop for hop in hops if not self._doubts.is_gone(hop.node)]
+            await asyncio.gather(*(self.free(hop.node, hop.span.start) for hop in live))
+        return given
+
+    async def take_aside(self, hop: Hop, after: NodeId | None) -> bool:
+        """Take one seat beside the chain; whether it was given. Nothing is held against a node."""
+        key = hop.node, hop.span.start
+        answer = self._aside[key] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(OPEN_S):
+                await self._around.post.send(hop.node, self._open(hop, after, fresh=False))
+                return await answer
+        except (ShardlineError, TimeoutError):
+            return False
+        finally:
+            del self._aside[key]
+
+    async def free(self, node: NodeId, start: int | None) -> None:
+        """Leave a seat (None: all of them), if the node can be told."""
+        with contextlib.suppress(ShardlineError, TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._around.post.send(node, Close(self._session, start))
+
+    async def leave(self) -> None:
+        """Leave every seat."""
+        await asyncio.gather(*(self.free(node, None) for node in self._asked))
+
+    async def post(self, node: NodeId, message: Message, segments: Sequence[Segment] = ()) -> None:
+        """Send to a node; one that cannot be reached is gone, and the chain will be mended."""
+        try:
+            async with asyncio.timeout(OPEN_S):
+                await self._around.post.send(node, message, segments)
+        except (ShardlineError, TimeoutError) as error:
+            reason = str(error) or f"no way through within {OPEN_S:.0f} s"
+            lost = NodeLost(f"node {short(node)} cannot be reached: {reason}")
+            self._doubts.failed(node, error if isinstance(error, BadInput) else lost)
+            self.wake()
+
+    def _open(self, hop: Hop, after: NodeId | None, fresh: bool) -> Open:  # noqa: FBT001
+        self._asked.add(hop.node)
+        return Open(
+            session=self._session,
+            caller=self._around.me,
+            model=self._fingerprint,
+            start=hop.span.start,
+            stop=hop.span.stop,
+            next=after,
+            tokens=self.tokens,
+            batch=self.rows,
+            fresh=fresh,
+        )
