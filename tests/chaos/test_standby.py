@@ -128,7 +128,7 @@ def test_a_caller_that_sleeps_for_less_than_the_lease_goes_on(
         caller.send_signal(signal.SIGSTOP)
         time.sleep(5.0)  # it is the sleep that is tested
         caller.send_signal(signal.SIGCONT)
-        out, _ = caller.communicate(timeout=DEADLINE_S)
+        out, _ = caller.communicate(timeout=2 * DEADLINE_S)
         assert seen + [int(token) for token in out.splitlines()] == golden
     finally:
         caller.kill()

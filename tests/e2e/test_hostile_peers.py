@@ -146,8 +146,8 @@ def test_a_session_of_nonsense_is_cut_off(
 @pytest.mark.parametrize(
     ("fields", "kind", "words"),
     [
-        ({"tokens": 2**31 - 1}, "CacheFull", "are free"),
-        ({"tokens": 2**31 - 1, "batch": 2**31 - 1}, "CacheFull", "are free"),
+        ({"tokens": 2**31 - 1}, "CacheFull", "cache tokens were asked"),
+        ({"tokens": 2**31 - 1, "batch": 2**31 - 1}, "CacheFull", "cache tokens were asked"),
         ({"stop": 4}, "TryElsewhere", "holds blocks 0:1"),
         ({"start": 2**31 - 2, "stop": 2**31 - 1}, "TryElsewhere", "holds blocks 0:1"),
         ({"start": 1, "stop": 0}, "TryElsewhere", "holds blocks 0:1"),

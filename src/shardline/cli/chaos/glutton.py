@@ -1,4 +1,7 @@
-"""A caller who takes all the room that a node has, and never writes a word."""
+"""Callers who take all the room that a node has, and never write a word.
+
+They are two, because a node gives no caller more than half while others are there.
+"""
 
 from __future__ import annotations
 
@@ -26,22 +29,25 @@ if TYPE_CHECKING:
 __all__ = ["Glutton", "glutton"]
 
 ANSWER_S: Final = 10.0
+GUESTS: Final = 2
 
 
 class Glutton:
     """Fills nodes by name, and gives everything back; for plain code."""
 
-    def __init__(self, portal: BlockingPortal, guest: _Guest) -> None:
+    def __init__(self, portal: BlockingPortal, guests: Sequence[_Guest]) -> None:
         self._portal = portal
-        self._guest = guest
+        self._guests = guests
 
     def fill(self, name: str) -> None:
         """Reserve a node's cache down to the last token; raises NodeLost if it is not there."""
-        self._portal.call(self._guest.fill, name)
+        for guest in self._guests:
+            self._portal.call(guest.fill, name)
 
     def leave(self) -> None:
         """Give all back."""
-        self._portal.call(self._guest.leave)
+        for guest in self._guests:
+            self._portal.call(guest.leave)
 
 
 class _Guest:
@@ -100,12 +106,14 @@ class _Guest:
 
 @contextlib.contextmanager
 def glutton(invite: Invite) -> Generator[Glutton]:
-    """A member of this swarm who can fill its nodes."""
-    with (
-        start_blocking_portal("asyncio", name="glutton") as portal,
-        portal.wrap_async_context_manager(_guest(invite)) as guest,
-    ):
-        yield Glutton(portal, guest)
+    """Members of this swarm who can fill its nodes."""
+    with contextlib.ExitStack() as stack:
+        portal = stack.enter_context(start_blocking_portal("asyncio", name="glutton"))
+        guests = [
+            stack.enter_context(portal.wrap_async_context_manager(_guest(invite)))
+            for _ in range(GUESTS)
+        ]
+        yield Glutton(portal, guests)
 
 
 @contextlib.asynccontextmanager
