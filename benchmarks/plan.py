@@ -14,9 +14,8 @@ from typing import Any
 
 from benchmarks.reporting import save
 from shardline.core.errors import BadInput
-from shardline.partition import FAMILIES, METHODS, Plan, make, plan
+from shardline.partition import FAMILIES, METHODS, compare, make
 
-EXACT_NODES_MAX = 8
 OBJECTIVES = ("throughput", "latency")
 Row = dict[str, Any]
 
@@ -25,36 +24,24 @@ def case(
     family: str, nodes: int, blocks: int, objective: str, options: argparse.Namespace
 ) -> list[Row]:
     """All methods on one problem, each with its gap to the best bound of all."""
-    found: list[Plan] = []
     rows: list[Row] = []
-    problem = make(family, nodes, blocks, options.seed)
-    bound_ms: float | None = None
-    for method in options.methods:
-        if method == "exact" and nodes > EXACT_NODES_MAX:
+    size = f"{family} {nodes}x{blocks} {objective}"
+    found = compare(
+        make(family, nodes, blocks, options.seed), options.methods, objective=objective,
+        seed=options.seed, budget_s=options.budget_s,
+    )  # fmt: skip
+    for method, one in found.items():
+        if isinstance(one, BadInput):
+            print(f"{size} {method}: {one}")
             continue
-        row: Row = {
+        rows.append({
             "family": family, "nodes": nodes, "blocks": blocks,
-            "objective": objective, "method": method,
-        }  # fmt: skip
-        try:
-            one = plan(
-                problem, method, objective=objective, seed=options.seed,
-                budget_s=options.budget_s, bound_ms=bound_ms,
-            )  # fmt: skip
-        except BadInput as problem_said:
-            print(f"{family} {nodes}x{blocks} {objective} {method}: {problem_said}")
-            continue
-        found.append(one)
-        bound_ms = max(bound_ms or 0.0, one.lower_bound_ms)
-        row |= {"value_ms": one.value_ms, "bound_ms": bound_ms, "seconds": round(one.seconds, 3)}
-        rows.append(row | {"stages": len(one.assignment)})
-    for row in rows:
-        row["gap"] = row["value_ms"] / bound_ms - 1 if bound_ms else 0.0
-        print(
-            f"{family} {nodes}x{blocks} {objective} {row['method']}: {row['value_ms']:.2f} ms, "
-            f"gap {row['gap']:.1%}, {row['seconds']:.2f} s",
-            flush=True,
-        )
+            "objective": objective, "method": method, "value_ms": one.value_ms,
+            "bound_ms": one.lower_bound_ms, "seconds": round(one.seconds, 3),
+            "stages": len(one.assignment), "gap": one.gap,
+        })  # fmt: skip
+        said = f"{one.value_ms:.2f} ms, gap {one.gap:.1%}, {one.seconds:.2f} s"
+        print(f"{size} {method}: {said}", flush=True)
     return rows
 
 

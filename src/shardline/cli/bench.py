@@ -13,6 +13,7 @@ import click
 
 from shardline.cli.demo import shipped_model
 from shardline.cli.options import json_option
+from shardline.cli.plan import OBJECTIVES
 from shardline.cli.progress import Progress
 from shardline.core.errors import BadInput, Unsupported
 
@@ -27,6 +28,7 @@ __all__ = ["bench"]
 SPANS = 3
 REPLICAS = 2
 FAULTS_DEFAULT = 20
+NODES_MAX, BLOCKS_MAX = 1_024, 1_024
 
 
 @click.group()
@@ -63,6 +65,40 @@ def chaos(
             click.echo(f"without slow, cut and corrupt: {error}", err=True)
             report = _run(course.without_cables(), seed, progress, quiet=as_json)
     click.echo(json.dumps(report) if as_json else _table(report))
+
+
+@bench.command()
+@click.option("--nodes", type=click.IntRange(1, NODES_MAX), default=32, show_default=True)
+@click.option("--blocks", type=click.IntRange(1, BLOCKS_MAX), default=80, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--objective", type=click.Choice(OBJECTIVES), default=OBJECTIVES[0], show_default=True
+)
+@json_option
+def plan(*, nodes: int, blocks: int, seed: int, objective: str, as_json: bool) -> None:
+    """Plan made-up networks of six kinds by every method; show gap to the best bound, and time."""
+    from shardline.partition import FAMILIES, Plan, compare, make
+
+    rows: list[dict[str, Any]] = []
+    with Progress("planning", wanted=not as_json) as progress:
+        for family in FAMILIES:
+            progress.say(f"planning {family}")
+            problem = make(family, nodes, blocks, seed)
+            for method, found in compare(problem, objective=objective, seed=seed).items():
+                planned = isinstance(found, Plan)
+                gap, seconds = (found.gap, found.seconds) if planned else (None, None)
+                row = {"family": family, "method": method, "gap": gap, "seconds": seconds}
+                rows.append(row if planned else row | {"why_not": str(found)})
+    click.echo(json.dumps({"rows": rows}) if as_json else _plans_table(rows))
+
+
+def _plans_table(rows: list[dict[str, Any]]) -> str:
+    lines = [f"{'family':14}{'method':10}{'gap':>10}{'seconds':>10}"]
+    for row in rows:
+        gap = "-" if row["gap"] is None else f"{row['gap']:.1%}"
+        seconds = "-" if row["seconds"] is None else f"{row['seconds']:.2f}"
+        lines.append(f"{row['family']:14}{row['method']:10}{gap:>10}{seconds:>10}")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)

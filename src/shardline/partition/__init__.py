@@ -1,5 +1,6 @@
 """Which node runs which blocks, in what order, and how far from the best (MTPP, PAPER 2)."""
 
+from shardline.partition.comparing import compare
 from shardline.partition.families import FAMILIES, make
 from shardline.partition.problem import (
     Block,
@@ -22,6 +23,7 @@ __all__ = [
     "Plan",
     "Problem",
     "Share",
+    "compare",
     "evaluate",
     "make",
     "plan",

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "Placed", "Plan", "plan"]
 
 EXACT_NODES = 8
-"""`auto` is exact up to here, and up to `EXACT_MIX_NODES` for a mix: a second or two."""
+"""`auto` is exact up to here: a second or two. For latency alone, which is the quicker one, up to
+`EXACT_LATENCY_NODES`, and up to `EXACT_MIX_NODES` for a mix."""
+EXACT_LATENCY_NODES = 12
 EXACT_MIX_NODES = 5
 BUDGET_S = 5.0
 PART_FAST, PART_WIDE, PART_ALL = 0.3, 0.6, 0.85
@@ -154,8 +156,8 @@ class _Search:
 
 
 def _auto(search: _Search) -> None:
-    mixed = search.weight not in {0.0, 1.0}
-    if search.costs.nodes <= (EXACT_MIX_NODES if mixed else EXACT_NODES):
+    most = {0.0: EXACT_LATENCY_NODES, 1.0: EXACT_NODES}.get(search.weight, EXACT_MIX_NODES)
+    if search.costs.nodes <= most:
         _exact(search)
     else:
         _search(search)
