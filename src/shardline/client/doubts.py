@@ -6,10 +6,11 @@ it may be broken, or lie. Pure: what was heard goes in, the lost hops come out.
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from shardline.core.errors import CacheFull, GiveUp, JournalLost, PeerFault
+from shardline.core.errors import CacheFull, GiveUp, JournalLost, NodeLost, PeerFault
 from shardline.core.ids import short
 
 if TYPE_CHECKING:
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["Doubts"]
 
 BLAMED_MAX = 2
-"""So many neighbours may one node call lost that nobody else misses; then it is left itself."""
+"""So often, in one step, may one node call neighbours lost that nobody else misses; then it is left
+itself."""
+STUCK_MAX = 5
+"""So often may it call the same one lost; then there is no other for either, and no way through.
+Each time takes as long as it tries to reach it, some seconds."""
 COMPLAINTS_MAX = 2
 """When so many nodes fail at one place, in one step, whoever sent it to them is suspected too."""
 
@@ -39,14 +44,14 @@ class Doubts:
         """First blocks of the chain's hops whose seats are lost, and why."""
         self._gone: dict[NodeId, ShardlineError] = {}
         """Nodes that were heard to be gone, and why; not yet looked at."""
-        self._blamed: dict[NodeId, set[NodeId]] = {}
+        self._blamed: dict[NodeId, Counter[NodeId]] = {}
         self._complaints: dict[int, list[NodeId]] = {}
 
     def gone(self, node: NodeId, cause: ShardlineError) -> None:
         """Its seats are lost to us; it may be asked again."""
         self._gone[node] = cause
         for blamed in self._blamed.values():
-            blamed.discard(node)
+            del blamed[node]
 
     def failed(self, node: NodeId, cause: ShardlineError) -> None:
         """Its seats are lost to us, and others are asked first."""
@@ -105,6 +110,15 @@ class Doubts:
         """Whether nodes keep failing at this place, so that their sender may be the reason."""
         return len(self._complaints.get(start, ())) >= COMPLAINTS_MAX
 
+    def stuck(self) -> tuple[NodeId, NodeLost] | None:
+        """Who cannot reach whom behind it, though both live and were asked again and again."""
+        for peer, blamed in self._blamed.items():
+            for about, times in blamed.items():
+                if times >= STUCK_MAX:
+                    text = f"it cannot reach node {short(about)}, tried {times} times"
+                    return peer, NodeLost(text)
+        return None
+
     def suspect(self, sender: Hop) -> None:
         """It is the sender that is bad; those that failed over what it sent are cleared."""
         cleared = self._complaints.pop(sender.span.stop, [])
@@ -124,14 +138,16 @@ class Doubts:
         self, peer: NodeId, about: NodeId, error: ShardlineError, chain: tuple[Hop, ...]
     ) -> None:
         """A node may only speak of the one behind it; of an old one it is too late."""
-        neighbours = ((hop.node, after.node) for hop, after in pairwise(chain))
-        if (peer, about) not in neighbours:
+        neighbours = {(hop.node, after.node): after for hop, after in pairwise(chain)}
+        behind = neighbours.get((peer, about))
+        if behind is None:
             return
-        blamed = self._blamed.setdefault(peer, set())
-        if about not in self._gone:
-            blamed.add(about)
+        blamed = self._blamed.setdefault(peer, Counter())
+        if about not in self._gone and behind.span.start not in self.lost:
+            blamed[about] += 1
         self.failed(about, error)
-        if len(blamed) >= BLAMED_MAX:
-            text = f"node {short(peer)} called {len(blamed)} neighbours lost that nobody misses"
+        if blamed.total() >= BLAMED_MAX:
+            names = " and ".join(map(short, blamed))
+            text = f"node {short(peer)} cannot reach {names}, whom nobody else misses"
             self.suspected[peer] = PeerFault(text)
             self.failed(peer, self.suspected[peer])

@@ -234,6 +234,8 @@ class RemoteSession:
                     self._doubts.complained(self.chain[-1].node, error, self.chain)
             if self._broken():
                 mends += 1
+                if (stuck := self._doubts.stuck()) is not None:
+                    raise ChainBroken(*stuck)
                 if mends > MENDS_MAX:
                     start, cause = next(iter(self._doubts.lost.items()))
                     raise ChainBroken(self._holder(start).node, cause)

@@ -152,8 +152,11 @@ class _Caller:
                 known = self.records.get(node)
                 self.records[node] = change.record
                 ready = change.record.state is State.READY
-                new = known is None or known.state is not State.READY
-                if ready and (new or known.span != change.record.span):
+                if known is None or known.state is not State.READY:
+                    news = ready
+                else:
+                    news = ready and known.span != change.record.span
+                if news:
                     self.sessions.on_joined(node)
 
     async def _ping(self, node: NodeId) -> float | None:

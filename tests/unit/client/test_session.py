@@ -417,6 +417,52 @@ async def test_a_node_that_blames_all_its_neighbours_is_left_itself(around: Arou
     await stepping
 
 
+async def one_way_broken(around: Around, session: RemoteSession, sender: NodeId) -> None:
+    """All nodes do what they are asked, but this one reaches nobody behind it."""
+    while True:
+        node, message, _ = await around.sent.get()
+        match message:
+            case Open():
+                session.on_message(node, Opened(session.id, node, message.start), ())
+            case Step() | Reroute() if session.chain[0].node == sender:
+                behind = session.chain[1].node
+                text = f"{behind[:8]} cannot be reached"
+                lost = Failed.of(session.id, 0, sender, NodeLost(text), about=behind)
+                session.on_message(sender, lost, ())
+            case Step() | Reroute():
+                last = session.chain[-1].node
+                session.on_message(last, Result(session.id, 0, []), [b"out"])
+            case _:
+                pass
+
+
+@pytest.mark.parametrize("behind", [[B], [B, D]])
+async def test_a_node_that_reaches_nobody_behind_it_is_replaced_within_few_mends(
+    around: Around, behind: list[NodeId]
+) -> None:
+    around.holders = {THIRDS[0]: [A, E], THIRDS[1]: behind, THIRDS[2]: [C]}
+    session = await opened(around)
+    swarm = asyncio.create_task(one_way_broken(around, session, A))
+    try:
+        assert await step(session, b"in") == ([b"out"], [])
+    finally:
+        swarm.cancel()
+    assert session.chain[0].node == E
+    assert len(around.told) == 2
+
+
+async def test_when_there_is_no_other_it_is_said_who_cannot_reach_whom(around: Around) -> None:
+    around.holders = {THIRDS[0]: [A], THIRDS[1]: [B], THIRDS[2]: [C]}
+    session = await opened(around)
+    swarm = asyncio.create_task(one_way_broken(around, session, A))
+    try:
+        with pytest.raises(ChainBroken, match=f"{A[:8]}.*cannot reach node {B[:8]}"):
+            await step(session, b"in")
+    finally:
+        swarm.cancel()
+    assert len(around.told) < 5
+
+
 async def test_when_all_live_and_nothing_comes_one_after_the_other_is_replaced(
     around: Around, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import time
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Protocol, cast
 
+import psutil
 import pytest
 import zenoh
 
@@ -139,6 +140,34 @@ async def test_clients_that_listen_nowhere_can_be_called_by_all(tls: TlsFiles) -
             near, far = await asyncio.gather(node.open(client.me), client.accept())
             await near.send(b"called")
             assert await far.receive() == b"called"
+
+
+def break_links(*ports: int) -> None:
+    """Break this process's connections with whoever listens there."""
+    for end in psutil.Process().net_connections("tcp"):
+        if end.raddr and not {end.laddr[1], end.raddr[1]}.isdisjoint(ports):
+            with suppress(OSError), socket.socket(fileno=os.dup(end.fd)) as link:
+                link.shutdown(socket.SHUT_RDWR)  # unless it was closed in between
+
+
+async def test_a_broken_link_is_dialled_again_though_both_ends_have_others(tls: TlsFiles) -> None:
+    async with AsyncExitStack() as stack, asyncio.timeout(DEADLINE_S):
+
+        async def join(*known: str) -> tuple[ZenohTransport, ZenohEngine]:
+            opening = open_zenoh(ZenohSettings(HERE, known, tls=tls))
+            engine = await stack.enter_async_context(opening)
+            transport = ZenohTransport(engine, "test", KeySigner().node_id)
+            return await stack.enter_async_context(transport), engine
+
+        _, hub = await join()
+        (one, one_engine), (other, other_engine) = [await join(*hub.listening) for _ in range(2)]
+        ports = [split_address(engine.listening[0])[1] for engine in (one_engine, other_engine)]
+        for _ in range(3):
+            near, far = await asyncio.gather(one.open(other.me), other.accept())
+            break_links(*ports)
+            for pipe in (near, far):
+                with pytest.raises(ChannelClosed):
+                    await pipe.receive()
 
 
 async def test_garbage_at_our_keys_is_survived(tls: TlsFiles) -> None:

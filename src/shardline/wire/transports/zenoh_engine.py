@@ -25,6 +25,7 @@ import zenoh
 
 from shardline.core.errors import AddressTaken, BadInput, ForeignInvite, NodeLost, Unsupported
 from shardline.wire.frames import FRAME_BYTES_MAX
+from shardline.wire.transports.zenoh_redial import Redial
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -146,7 +147,19 @@ def _is_own(address: str, listening: str | None) -> bool:
     return True
 
 
-def _config(settings: ZenohSettings, listening: str | None, connect: list[str]) -> zenoh.Config:
+def _own_address(listening: str) -> str:
+    """Where it can be dialled from this machine."""
+    host, port = split_address(listening)
+    return _join_address({"0.0.0.0": "127.0.0.1", "::": "localhost"}.get(host, host), port)  # noqa: S104 - compared with
+
+
+def _config(
+    settings: ZenohSettings,
+    listening: str | None,
+    connect: list[str],
+    heard: tuple[str, ...] = ("router", "peer"),
+) -> zenoh.Config:
+    """`heard`: of which kinds those that are heard of are dialled too."""
     scheme = "tls" if settings.tls else "tcp"
     link = {"protocols": [scheme], **_link_limits(settings)}
     if settings.tls:
@@ -163,7 +176,7 @@ def _config(settings: ZenohSettings, listening: str | None, connect: list[str]) 
         },
         "scouting": {
             "multicast": {"enabled": False},
-            "gossip": {"enabled": True, "autoconnect": {"peer": ["router", "peer"]}},
+            "gossip": {"enabled": True, "autoconnect": {"peer": list(heard)}},
         },
         "transport": {"shared_memory": {"enabled": False}, "link": link},
     }
@@ -285,6 +298,27 @@ async def _diagnose(addresses: tuple[str, ...], tls: TlsFiles | None) -> Foreign
 
 
 @asynccontextmanager
+async def _keeping_links(
+    session: zenoh.Session, listening: str | None, settings: ZenohSettings
+) -> AsyncGenerator[None]:
+    """Meanwhile broken links are dialled again; zenoh does it by itself for who goes through one,
+    and who listens nowhere cannot be made to."""
+    if listening is None or settings.through_one:
+        yield
+        return
+
+    def open_beside(addresses: list[str]) -> zenoh.Session:
+        return zenoh.open(_config(settings, None, addresses, heard=()))
+
+    redial = asyncio.create_task(Redial(session, _own_address(listening), open_beside).run())
+    try:
+        yield
+    finally:
+        redial.cancel()
+        await asyncio.wait({redial})
+
+
+@asynccontextmanager
 async def open_zenoh(settings: ZenohSettings) -> AsyncGenerator[ZenohEngine]:
     """A session that listens, and is linked to at least one of `connect`.
 
@@ -301,6 +335,7 @@ async def open_zenoh(settings: ZenohSettings) -> AsyncGenerator[ZenohEngine]:
         is_first = any(address not in dialled for address in settings.connect)
         if dialled and not is_first and not await _wait_for_link(session):
             raise await _diagnose(settings.connect or settings.known, settings.tls)
-        yield ZenohEngine(session, (listening,) if listening else (), settings)
+        async with _keeping_links(session, listening, settings):
+            yield ZenohEngine(session, (listening,) if listening else (), settings)
     finally:
         await asyncio.to_thread(cast("Closes", session).close)

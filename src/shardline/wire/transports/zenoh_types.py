@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import zenoh
 
-__all__ = ["Closes", "Deletes", "KnowsLinks", "Publishes", "Puts", "Undeclares"]
+__all__ = ["Closes", "Deletes", "KnowsLinks", "KnowsPeers", "Publishes", "Puts", "Undeclares"]
 
 
 class Undeclares(Protocol):
@@ -56,6 +56,14 @@ class KnowsLinks(Protocol):
 
     def links(self) -> list[zenoh.Link]:
         """One entry a link, whoever dialled."""
+        ...
+
+
+class KnowsPeers(Protocol):
+    """A session's info."""
+
+    def peers_zid(self) -> list[zenoh.ZenohId]:
+        """Who is linked to us, but for routers and clients."""
         ...
 
 
