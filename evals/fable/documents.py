@@ -12,17 +12,27 @@ from typing import TYPE_CHECKING
 
 from evals.fable.cause import cause_draft, cause_question
 from evals.fable.items import Kind, Question, Split, draw
-from evals.fable.order import OrderDraft, order_draft, order_question
+from evals.fable.order import OrderDraft, listed_draft, order_draft, order_question, placed_draft
 from evals.fable.plots import Story, ending_question, last_word_question, tell
 from evals.fable.pronoun import pronoun_draft, pronoun_question
 from evals.fable.tales_fable import FABLE_PLOTS
 from evals.fable.tales_home import HOME_PLOTS
 from evals.fable.tales_road import ROAD_PLOTS
+from evals.fable.world import BOYS, GIRLS, NOUNS, people
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["PLOTS", "Piece", "documents", "make_question", "make_questions", "make_story"]
+__all__ = [
+    "FIRST_LESSONS",
+    "MIX",
+    "PLOTS",
+    "Piece",
+    "documents",
+    "make_question",
+    "make_questions",
+    "make_story",
+]
 
 PLOTS = (*HOME_PLOTS, *ROAD_PLOTS, *FABLE_PLOTS)
 Piece = tuple[str, bool]  # text, and whether it answers something
@@ -94,19 +104,33 @@ def cause_pieces(rng: random.Random) -> list[Piece]:
 
 
 def order_pieces(rng: random.Random) -> list[Piece]:
-    """Up to four questions about the same clues, and sometimes the whole order."""
+    """Up to four questions about the same clues; the whole order before them, after, or not."""
     sizes = list(ORDER_SIZE_WEIGHTS)
     size = rng.choices(sizes, list(ORDER_SIZE_WEIGHTS.values()))[0]
     draft = draw(lambda luck: order_draft(luck, size), rng, Split.TRAIN)
-    places = rng.sample(range(size), min(size, 4))
-    if rng.random() < 1 / 2:
-        first, *_ = places
-        return [
-            *question_pieces(order_question(draft, rng, first)),
-            *whole_order(draft),
-        ]
-    pieces = [(draft.passage, False)]
-    for place in places:
+    questions = place_pieces(draft, rng)
+    match rng.randrange(3):
+        case 0:
+            pieces = [*whole_order(draft), *questions]
+        case 1:
+            pieces = [*questions, *whole_order(draft)]
+        case _:
+            pieces = questions
+    return [(draft.passage, False), *pieces]
+
+
+def listed_pieces(rng: random.Random) -> list[Piece]:
+    """An order that is told outright, as a list or place by place, and questions about it."""
+    make = rng.choice((listed_draft, placed_draft, placed_draft))
+    draft = make(rng, rng.randrange(3, 8))
+    return [(draft.passage, False), *place_pieces(draft, rng, len(draft.order))]
+
+
+def place_pieces(draft: OrderDraft, rng: random.Random, most: int = 4) -> list[Piece]:
+    """One to `most` questions about places of one order."""
+    size = len(draft.order)
+    pieces: list[Piece] = []
+    for place in rng.sample(range(size), rng.randrange(1, min(size, most) + 1)):
         pieces += follow_up(draft.passage, order_question(draft, rng, place))
     return pieces
 
@@ -114,9 +138,24 @@ def order_pieces(rng: random.Random) -> list[Piece]:
 def whole_order(draft: OrderDraft) -> list[Piece]:
     """All objects from the low end to the high end."""
     names = [draft.names[item] for item in draft.order]
-    asked = "\nQuestion: What is the whole order?\nAnswer:"
-    answer = " " + ", ".join(names)
-    return [(asked, False), (answer, True), (".", False)]
+    asked = f"\nQuestion: What is the order {draft.theme.upwards}?\nAnswer:"
+    return [(asked, False), (" " + ", ".join(names), True), (".", False)]
+
+
+def recall_pieces(rng: random.Random) -> list[Piece]:
+    """Who has what, plainly told and asked: no test asks this, but every test needs it."""
+    owners = people(rng, rng.randrange(2, 8))
+    kind = rng.choice(("thing", "animal", "food", "tool"))
+    owned = rng.sample(NOUNS[kind], min(len(owners), len(NOUNS[kind])))
+    pairs = list(zip(owners, owned, strict=False))
+    pieces: list[Piece] = [(" ".join(f"{owner} has the {word}." for owner, word in pairs), False)]
+    for owner, word in rng.sample(pairs, rng.randrange(2, len(pairs) + 1)):
+        if rng.random() < 1 / 2:
+            asked, answer = f"Who has the {word}?", f" {owner}"
+        else:
+            asked, answer = f"What does {owner} have?", f" the {word}"
+        pieces += [(f"\nQuestion: {asked}\nAnswer:", False), (answer, True), (".", False)]
+    return pieces
 
 
 def follow_up(passage: str, question: Question) -> list[Piece]:
@@ -125,17 +164,55 @@ def follow_up(passage: str, question: Question) -> list[Piece]:
     return [(asked, False), (f" {question.answer}", True), (".", False)]
 
 
-MIX: tuple[tuple[Callable[[random.Random], list[Piece]], float], ...] = (
-    (story_pieces, 0.35),
-    (pronoun_pieces, 0.15),
-    (cause_pieces, 0.20),
-    (order_pieces, 0.30),
+def echo_pieces(rng: random.Random) -> list[Piece]:
+    """Words without sense, said twice: the plainest text from which copying can be learned."""
+    known = [*GIRLS, *BOYS, *(word for words in NOUNS.values() for word in words)]
+    said = " " + " ".join(rng.sample(known, rng.randrange(4, 17)))
+    return [(f"Say after me:{said}.\nI say:", False), (said, True), (".", False)]
+
+
+Mix = tuple[tuple["Callable[[random.Random], list[Piece]]", float], ...]
+MIX: Mix = (
+    (story_pieces, 0.28),
+    (pronoun_pieces, 0.12),
+    (cause_pieces, 0.12),
+    (order_pieces, 0.22),
+    (listed_pieces, 0.08),
+    (recall_pieces, 0.13),
+    (echo_pieces, 0.05),
 )
+FIRST_LESSONS: tuple[tuple[Mix, int], ...] = (
+    (((echo_pieces, 1.0),), 300_000),
+    (
+        (
+            (echo_pieces, 0.2),
+            (recall_pieces, 0.35),
+            (listed_pieces, 0.2),
+            (order_pieces, 0.1),
+            (story_pieces, 0.15),
+        ),
+        1_500_000,
+    ),
+    (
+        (
+            (story_pieces, 0.14),
+            (pronoun_pieces, 0.08),
+            (cause_pieces, 0.08),
+            (order_pieces, 0.30),
+            (listed_pieces, 0.32),
+            (recall_pieces, 0.05),
+            (echo_pieces, 0.03),
+        ),
+        5_000_000,
+    ),
+)
+"""What is read before `MIX`, each for so many tokens. Copying is learned within the first minute
+where there is nothing else to learn, and not within an hour where all comes at once."""
 
 
-def documents(seed: int) -> Iterator[list[Piece]]:
+def documents(seed: int, mix: Mix = MIX) -> Iterator[list[Piece]]:
     """Training documents without end, a function of the seed."""
     rng = random.Random(f"documents/{seed}")
-    makers, weights = zip(*MIX, strict=True)
+    makers, weights = zip(*mix, strict=True)
     while True:
         yield rng.choices(makers, weights)[0](rng)

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Clue", "OrderDraft", "fitting_orders", "order_draft", "order_question"]
+__all__ = [
+    "Clue",
+    "OrderDraft",
+    "fitting_orders",
+    "listed_draft",
+    "order_draft",
+    "order_question",
+    "placed_draft",
+]
 
 SIZES = (3, 4, 5, 6, 7)
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
@@ -31,6 +39,7 @@ class Theme:
     """Words for one kind of order: `low` end first; places are counted from both ends."""
 
     scene: str
+    upwards: str
     before: str
     after: str
     beside: str
@@ -43,32 +52,35 @@ class Theme:
 
 THEMES = (
     Theme(
-        "On a shelf there are {n} {family} from left to right: {items}.",
+        "On a shelf {n} things stand in a row: {items}.", "from left to right",
         "to the left of", "to the right of", "directly to the left of",
         "the leftmost", "the rightmost", "{k} from the left", "{k} from the right", "things",
     ),
     Theme(
-        "On a branch there sit {n} birds from left to right: {items}.",
+        "On a branch {n} birds sit in a row: {items}.", "from left to right",
         "to the left of", "to the right of", "directly to the left of",
         "the leftmost", "the rightmost", "{k} from the left", "{k} from the right", "birds",
     ),
     Theme(
         "At the market there are {n} fruits with different prices: {items}.",
+        "from the cheapest to the dearest",
         "cheaper than", "dearer than", "one place cheaper than",
         "the cheapest", "the dearest", "the {k} cheapest", "the {k} dearest", "fruits",
     ),
     Theme(
         "On the farm there are {n} animals of different size: {items}.",
+        "from the smallest to the biggest",
         "smaller than", "bigger than", "one place smaller than",
         "the smallest", "the biggest", "the {k} smallest", "the {k} biggest", "animals",
     ),
     Theme(
         "In a family there are {n} children of different age: {items}.",
+        "from the youngest to the oldest",
         "younger than", "older than", "one place younger than",
         "the youngest", "the oldest", "the {k} youngest", "the {k} oldest", "children",
     ),
     Theme(
-        "In a row there wait {n} children from front to back: {items}.",
+        "In a row {n} children wait: {items}.", "from front to back",
         "in front of", "behind", "directly in front of",
         "at the front", "at the back", "{k} from the front", "{k} from the back", "children",
     ),
@@ -153,7 +165,8 @@ def clue_text(clue: Clue, theme: Theme, names: tuple[str, ...], rng: random.Rand
     """A clue as a sentence; comparisons are told from either side."""
     first = names[clue.first]
     if clue.relation == "at":
-        text = f"{first} is {place_words(theme, clue.second, len(names), rng)}."
+        place = place_words(theme, clue.second, len(names), rng)
+        text = f"{first} is {place}." if rng.random() < 1 / 2 else f"{place} is {first}."
     elif clue.relation == "beside":
         text = f"{first} is {theme.beside} {names[clue.second]}."
     elif rng.random() < 1 / 2:
@@ -163,21 +176,46 @@ def clue_text(clue: Clue, theme: Theme, names: tuple[str, ...], rng: random.Rand
     return text[:1].upper() + text[1:]
 
 
+def theme_names(theme: Theme, size: int, rng: random.Random) -> tuple[str, ...]:
+    """`size` distinct objects of a theme, as its sentences call them."""
+    if theme.family == "children":
+        return tuple(rng.sample((*GIRLS, *BOYS), size))
+    return tuple(f"the {word}" for word in rng.sample(ORDERABLE[theme.family], size))
+
+
+def scene_text(theme: Theme, names: tuple[str, ...]) -> str:
+    """What there is to order, in an order that means nothing."""
+    count = ("three", "four", "five", "six", "seven")[len(names) - SIZES[0]]
+    return theme.scene.format(n=count, items=", ".join(names[:-1]) + f" and {names[-1]}")
+
+
+def listed_draft(rng: random.Random, size: int) -> OrderDraft:
+    """A puzzle that tells the order outright: only the counting of places is left."""
+    theme = rng.choice(THEMES)
+    names = theme_names(theme, size, rng)
+    order = tuple(rng.sample(range(size), size))
+    told = f"The order {theme.upwards} is {', '.join(names[item] for item in order)}."
+    return OrderDraft(f"{scene_text(theme, names)} {told}", theme, (), names, order)
+
+
+def placed_draft(rng: random.Random, size: int) -> OrderDraft:
+    """A puzzle that tells the place of each object, from either end."""
+    theme = rng.choice(THEMES)
+    names = theme_names(theme, size, rng)
+    order = tuple(rng.sample(range(size), size))
+    clues = tuple(Clue("at", item, order.index(item)) for item in rng.sample(order, size))
+    told = " ".join(clue_text(clue, theme, names, rng) for clue in clues)
+    return OrderDraft(f"{scene_text(theme, names)} {told}", theme, clues, names, order)
+
+
 def order_draft(rng: random.Random, size: int | None = None) -> OrderDraft:
     """A puzzle of three to seven objects (or of `size`)."""
     size = size or rng.choice(SIZES)
     theme = rng.choice(THEMES)
-    if theme.family == "children":
-        names = tuple(rng.sample((*GIRLS, *BOYS), size))
-    else:
-        names = tuple(f"the {word}" for word in rng.sample(ORDERABLE[theme.family], size))
+    names = theme_names(theme, size, rng)
     order = rng.sample(range(size), size)
     clues = draw_clues(order, rng)
-    scene = theme.scene.format(
-        n=("three", "four", "five", "six", "seven")[size - SIZES[0]],
-        family=theme.family,
-        items=", ".join(names[:-1]) + f" and {names[-1]}",
-    )
+    scene = scene_text(theme, names)
     told = " ".join((scene, *(clue_text(clue, theme, names, rng) for clue in clues)))
     return OrderDraft(told, theme, clues, names, tuple(order))
 
@@ -188,7 +226,8 @@ def order_question(draft: OrderDraft, rng: random.Random, place: int | None = No
     if place is None:
         place = rng.randrange(size)
     asked = place_words(draft.theme, place, size, rng)
-    prompt = f"{draft.passage}\nQuestion: Which one is {asked}?\nAnswer:"
+    begun = asked[:1].upper() + asked[1:]
+    prompt = f"{draft.passage}\nQuestion: Which one is {asked}?\nAnswer: {begun} is"
     answer = draft.names[draft.order[place]]
     wrong = tuple(name for name in draft.names if name != answer)
     return shuffled(Kind.ORDER, prompt, answer, wrong, rng)

@@ -16,6 +16,7 @@ __all__ = ["Line", "choose", "fill", "flatten", "passage"]
 Line = str | tuple[str, ...]  # a tuple's sentences come in any order
 
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
+ARTICLE = re.compile(r"\b([Aa]) (?=[aeiou])")
 
 
 def choose(template: str, rng: random.Random) -> str:
@@ -26,8 +27,8 @@ def choose(template: str, rng: random.Random) -> str:
 
 
 def fill(template: str, players: Mapping[str, Person | Noun]) -> str:
-    """Put the players into their roles; single spaces, and a capital at each sentence's start."""
-    text = " ".join(template.format(**players).split())
+    """Put the players into their roles: single spaces, `a` or `an`, and a capital to start with."""
+    text = ARTICLE.sub(r"\1n ", " ".join(template.format(**players).split()))
     return text[:1].upper() + text[1:]
 
 

@@ -1,4 +1,4 @@
-"""Score held-out questions by option log-likelihood: `python -m evals.fable.score models/fable-3m`.
+"""Score held-out questions by option log-likelihood: `python -m evals.fable.score models/fable-2m`.
 
 An option's weight is the sum of its tokens' log-probabilities after the prompt; the heaviest wins.
 Endings differ in length, so theirs is per byte, which is how HellaSwag is scored (`acc_norm` of

@@ -21,12 +21,14 @@ from tokenizers import (
     trainers,
 )
 
-from evals.fable.documents import documents
+from evals.fable.documents import MIX, documents
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from evals.fable.documents import Mix
 
 __all__ = [
     "ANSWER_BIT",
@@ -95,10 +97,10 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def pack(tokenizer_file: str, seed: int, count: int) -> NDArray[np.uint16]:
+def pack(tokenizer_file: str, seed: int, count: int, mix: Mix = MIX) -> NDArray[np.uint16]:
     """At least `count` tokens of whole documents, each `<s> ... </s>`; a function of `seed`."""
     tokenizer = Tokenizer.from_file(tokenizer_file)
-    stream, source = list[int](), documents(seed)
+    stream, source = list[int](), documents(seed, mix)
     while len(stream) < count:
         batch = list(itertools.islice(source, 500))
         texts = [text for pieces in batch for text, _ in pieces]

@@ -107,7 +107,7 @@ NOUNS: Mapping[str, tuple[str, ...]] = {
 ORDERABLE: Mapping[str, tuple[str, ...]] = {
     "birds": words("owl crow robin hawk raven quail falcon swan heron dove"),
     "books": words("red blue green white black gray brown purple orange yellow"),
-    "fruits": words("apples pears plums melons mangoes peaches lemons grapes figs limes"),
+    "fruits": words("apple pear plum melon mango peach lemon grape fig lime"),
     "things": words("kite ball book lamp drum bell clock mirror lantern flute"),
     "animals": words("cat dog goat duck hen rabbit donkey sheep pony goose"),
 }

@@ -26,7 +26,7 @@ __all__ = ["demo", "shipped_model"]
 PROMPT = "One cold morning, Anna"
 KILL_AT = 25
 """The token after which a node dies: in the middle of a sentence of most stories."""
-MODEL = "fable-3m"
+MODEL = "fable-2m"
 
 
 def shipped_model() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,15 +13,15 @@ from transformers import AutoConfig, AutoTokenizer
 from evals.fable import Kind, make_questions
 from evals.fable.score import Scorer, score_questions
 
-MODEL = Path(__file__).parents[3] / "models" / "fable-3m"
+MODEL = Path(__file__).parents[3] / "models" / "fable-2m"
 SIZE_BYTES_MAX = 12_000_000
 QUESTIONS = 100
 # Half-way between chance and the model card's number; see the card for intervals.
 AT_LEAST = {
-    Kind.LAST_WORD: 0.37,
-    Kind.ENDING: 0.39,
-    Kind.PRONOUN: 0.52,
-    Kind.CAUSE: 0.64,
+    Kind.LAST_WORD: 0.60,
+    Kind.ENDING: 0.62,
+    Kind.PRONOUN: 0.50,
+    Kind.CAUSE: 0.63,
 }
 
 
@@ -69,12 +70,14 @@ def test_order_puzzles_are_answered_far_above_chance(scorer: Scorer) -> None:
     assert score.accuracy >= score.chance + 0.15, score
 
 
-def test_the_model_writes_the_plot_it_was_asked_for_in_whole_sentences(scorer: Scorer) -> None:
+def test_a_story_keeps_to_its_plot_its_people_and_its_things(scorer: Scorer) -> None:
     lost = scorer.write("Tell me a story about the lost lantern.\n", new_tokens_max=160)
-    assert "could not find" in lost
-    assert " found the " in lost
+    begun = re.search(r"([A-Z]\w+) could not find (?:his|her) \w+ lantern", lost)
+    assert begun is not None
+    assert f"and {begun[1]} found the lantern in the" in lost
     proud = scorer.write("Tell me a story about the proud fox and the mouse.\n")
-    assert "was proud" in proud
+    assert "The fox was proud." in proud
+    assert "mouse" in proud.rsplit(". ", 1)[-1]
     assert lost.rstrip().endswith(".")
     assert proud.rstrip().endswith(".")
 
