@@ -20,7 +20,7 @@ QUESTIONS = 100
 AT_LEAST = {
     Kind.LAST_WORD: 0.60,
     Kind.ENDING: 0.62,
-    Kind.PRONOUN: 0.50,
+    Kind.PRONOUN: 0.53,
     Kind.CAUSE: 0.63,
 }
 
