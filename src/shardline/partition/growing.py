@@ -253,13 +253,13 @@ def fitted(costs: Costs, chain: list[int], limit_s: float) -> Chain | None:
     The limit is then bisected down to what this order allows.
     """
     found = _cut(costs, chain, limit_s)
-    if found is None:
+    if found is None or not all(share.start < share.stop for share in found):
         return None
     lower_s, upper_s = 0.0, min(limit_s, evaluate(costs.problem, found).bottleneck_s)
     while upper_s - lower_s > 1e-4 * upper_s:
         middle_s = max((lower_s + upper_s) / 2, 0.99 * upper_s)
         better = _cut(costs, chain, middle_s)
-        if better is None:
+        if better is None or not all(share.start < share.stop for share in better):
             lower_s = middle_s
         else:
             found, upper_s = better, min(middle_s, evaluate(costs.problem, better).bottleneck_s)

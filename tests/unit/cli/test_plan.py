@@ -216,7 +216,7 @@ def test_a_model_that_does_not_fit_says_how_much_more_would_do(ask: Ask) -> None
     assert ended.code == 2
     assert ended.err.count("\n") == 1
     assert "the model has 8 blocks" in ended.err
-    assert "hold 7: add nodes with 1 x " in ended.err
+    assert "hold 6: add nodes with 2 x " in ended.err
 
 
 def test_no_chain_over_the_links_there_are_is_said(ask: Ask) -> None:
@@ -277,7 +277,9 @@ def test_a_person_sees_a_row_a_node_and_two_lines(ask: Ask) -> None:
 def test_a_rule_without_a_proof_states_its_gap(ask: Ask) -> None:
     ended = ask(small(TWO), "--tokens", "512", "--method", "memory")
     assert ended.code == 0, ended.err
-    assert "this one is within" in ended.out.splitlines()[-1]
+    # A rule may happen on the best plan: then that is said.
+    last = ended.out.splitlines()[-1]
+    assert "this one is within" in last or "proven the best" in last
 
 
 def test_more_cache_leaves_room_for_fewer_blocks(ask: Ask) -> None:
