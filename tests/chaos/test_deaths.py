@@ -33,7 +33,6 @@ NOTICE_S = 10.0
 
 @pytest.fixture(scope="module")
 def golden() -> list[int]:
-    torch.set_num_threads(1)
     with quiet():
         whole = cast("Any", AutoModelForCausalLM).from_pretrained(
             shipped_model(), dtype=torch.float32

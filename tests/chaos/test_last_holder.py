@@ -43,7 +43,6 @@ class Caller:
 
 
 def test_two_callers_are_told_at_once_and_go_on_by_themselves() -> None:
-    torch.set_num_threads(1)
     with quiet():
         whole = cast("Any", AutoModelForCausalLM).from_pretrained(
             shipped_model(), dtype=torch.float32

@@ -35,7 +35,6 @@ ESTABLISHED = "01"
 
 @pytest.fixture(scope="module")
 def golden() -> list[int]:
-    torch.set_num_threads(1)
     with quiet():
         whole = cast("Any", AutoModelForCausalLM).from_pretrained(
             shipped_model(), dtype=torch.float32

@@ -31,7 +31,6 @@ POLL_S = 0.05
 
 @pytest.fixture(scope="module")
 def golden() -> list[int]:
-    torch.set_num_threads(1)
     with quiet():
         whole = cast("Any", AutoModelForCausalLM).from_pretrained(
             shipped_model(), dtype=torch.float32

@@ -77,7 +77,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def swarm(tiny: Path) -> Generator[Swarm]:
     """Two real nodes that serve the tiny model, with real sealed channels, in this process."""
-    torch.set_num_threads(1)
     with nodes_here(tiny, SPANS) as served:
         yield served
 

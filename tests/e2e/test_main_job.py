@@ -37,7 +37,6 @@ def encoded(prompt: str) -> torch.Tensor:
 @pytest.mark.parametrize("nodes", [1, 2, 3, 5])
 def test_the_tokens_are_those_of_one_process(nodes: int) -> None:
     spans = unequal_spans(trace(shipped_model()).blocks, nodes)
-    torch.set_num_threads(1)
     with local_swarm(shipped_model(), spans) as local:
         model = local.swarm.model_now(str(shipped_model()))
         for prompt in PROMPTS:
@@ -55,7 +54,6 @@ def test_the_tokens_are_those_of_one_process(nodes: int) -> None:
 
 
 def test_a_conversation_goes_on_from_the_cache_on_the_nodes() -> None:
-    torch.set_num_threads(1)
     with local_swarm(shipped_model(), unequal_spans(trace(shipped_model()).blocks, 2)) as local:
         model = local.swarm.model_now(str(shipped_model()))
         ours = DynamicCache(config=model.plan.config)

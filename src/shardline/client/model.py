@@ -14,6 +14,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from shardline.core.errors import PromptTooLong
+from shardline.model import adopt_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,6 +147,7 @@ class SwarmModel:
 
         def work() -> None:
             try:
+                adopt_threads()
                 stops = StoppingCriteriaList([_Stop(gone), *options.pop("stopping_criteria", [])])
                 self._generate(
                     input_ids, _Stopwatch(tokens), options | {"stopping_criteria": stops}

@@ -5,7 +5,7 @@ from shardline.model.crossing import Call, Crossing, Returned
 from shardline.model.ends import RunBlocks, load_ends
 from shardline.model.fingerprints import fingerprint
 from shardline.model.ghost import cache_length
-from shardline.model.library import quiet
+from shardline.model.library import adopt_threads, quiet
 from shardline.model.resolving import resolve
 from shardline.model.span import LoadedSpan, SpanCache, load_span
 from shardline.model.tokenizer import load_tokenizer
@@ -20,6 +20,7 @@ __all__ = [
     "Returned",
     "RunBlocks",
     "SpanCache",
+    "adopt_threads",
     "cache_length",
     "fingerprint",
     "load_ends",

@@ -1,4 +1,4 @@
-"""What this room uses of Transformers, with types and without its chatter."""
+"""What this room uses of Transformers and torch, with types and without chatter."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = [
+    "adopt_threads",
     "build_on_meta",
     "causal_class",
     "quiet",
@@ -47,6 +48,15 @@ def quiet() -> Generator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def adopt_threads() -> None:
+    """Let this new thread compute with as many threads as its process was told to.
+
+    A thread learns of `torch.set_num_threads` when some operator first asks; a matrix product
+    before that takes every core, and its last bits differ.
+    """
+    torch.set_num_threads(torch.get_num_threads())
 
 
 def read_config(directory: Path) -> PreTrainedConfig:

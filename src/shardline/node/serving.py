@@ -20,7 +20,7 @@ from shardline.codec import dtype_name
 from shardline.core.clock import SystemClock
 from shardline.core.ids import short
 from shardline.core.spans import Span
-from shardline.model import fingerprint, resolve, trace
+from shardline.model import adopt_threads, fingerprint, resolve, trace
 from shardline.node.holding import Holding
 from shardline.node.machine import Budget, memory_limit_bytes, open_device
 from shardline.node.moving import Mover, Pace
@@ -117,7 +117,7 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
         span = wanted or await _choose(member, budget, print_)
         clock = SystemClock()
         record = _record(settings, identity.node_id, budget, span, print_)
-        with ThreadPoolExecutor(1, "shardline-engine") as thread:
+        with ThreadPoolExecutor(1, "shardline-engine", adopt_threads) as thread:
             holding = Holding(budget, device, thread)
             teller = Teller(member, record, holding, clock)
             started_s = clock.monotonic_s()

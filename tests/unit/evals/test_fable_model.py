@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from evals.fable import Kind, make_questions
@@ -27,7 +26,6 @@ AT_LEAST = {
 
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
-    torch.set_num_threads(1)
     return Scorer.load(MODEL)
 
 

@@ -45,7 +45,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def golden(tiny: Path) -> list[int]:
     """What one process writes."""
-    torch.set_num_threads(1)
     whole = cast("Any", AutoModelForCausalLM).from_pretrained(tiny, dtype=torch.float32)
     return whole.generate(PROMPT, **GREEDY)[0, PROMPT.shape[1] :].tolist()
 
