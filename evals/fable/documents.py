@@ -8,6 +8,7 @@ weigh them more than the prose around them.
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evals.fable.cause import cause_draft, cause_question
@@ -24,14 +25,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = [
-    "FIRST_LESSONS",
     "MIX",
     "PLOTS",
+    "WORDS",
+    "Mix",
     "Piece",
+    "Source",
     "documents",
     "make_question",
     "make_questions",
     "make_story",
+    "place_pieces",
+    "whole_order",
 ]
 
 PLOTS = (*HOME_PLOTS, *ROAD_PLOTS, *FABLE_PLOTS)
@@ -171,48 +176,39 @@ def echo_pieces(rng: random.Random) -> list[Piece]:
     return [(f"Say after me:{said}.\nI say:", False), (said, True), (".", False)]
 
 
-Mix = tuple[tuple["Callable[[random.Random], list[Piece]]", float], ...]
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One kind of document, its share of a mix, and whether its prose is learned too.
+
+    Clues are drawn at random: to foretell them is noise, and to answer them is all there is.
+    """
+
+    make: Callable[[random.Random], list[Piece]]
+    share: float
+    prose: bool = True
+
+
+Mix = tuple[Source, ...]
 MIX: Mix = (
-    (story_pieces, 0.28),
-    (pronoun_pieces, 0.12),
-    (cause_pieces, 0.12),
-    (order_pieces, 0.22),
-    (listed_pieces, 0.08),
-    (recall_pieces, 0.13),
-    (echo_pieces, 0.05),
+    Source(story_pieces, 0.30),
+    Source(pronoun_pieces, 0.11),
+    Source(cause_pieces, 0.11),
+    Source(order_pieces, 0.28, prose=False),
+    Source(listed_pieces, 0.12, prose=False),
+    Source(recall_pieces, 0.06, prose=False),
+    Source(echo_pieces, 0.02, prose=False),
 )
-FIRST_LESSONS: tuple[tuple[Mix, int], ...] = (
-    (((echo_pieces, 1.0),), 300_000),
-    (
-        (
-            (echo_pieces, 0.2),
-            (recall_pieces, 0.35),
-            (listed_pieces, 0.2),
-            (order_pieces, 0.1),
-            (story_pieces, 0.15),
-        ),
-        1_500_000,
-    ),
-    (
-        (
-            (story_pieces, 0.14),
-            (pronoun_pieces, 0.08),
-            (cause_pieces, 0.08),
-            (order_pieces, 0.30),
-            (listed_pieces, 0.32),
-            (recall_pieces, 0.05),
-            (echo_pieces, 0.03),
-        ),
-        5_000_000,
-    ),
+WORDS: Mix = tuple(
+    Source(source.make, share)
+    for source, share in zip(MIX, (0.28, 0.12, 0.12, 0.22, 0.08, 0.13, 0.05), strict=True)
 )
-"""What is read before `MIX`, each for so many tokens. Copying is learned within the first minute
-where there is nothing else to learn, and not within an hour where all comes at once."""
+"""What the tokenizer is trained on: its own shares, so that it stays when `MIX` changes."""
 
 
-def documents(seed: int, mix: Mix = MIX) -> Iterator[list[Piece]]:
-    """Training documents without end, a function of the seed."""
+def documents(seed: int, mix: Mix = MIX) -> Iterator[tuple[list[Piece], bool]]:
+    """Training documents without end, a function of the seed; and whether to learn their prose."""
     rng = random.Random(f"documents/{seed}")
-    makers, weights = zip(*mix, strict=True)
+    shares = [source.share for source in mix]
     while True:
-        yield rng.choices(makers, weights)[0](rng)
+        source = rng.choices(mix, shares)[0]
+        yield source.make(rng), source.prose

@@ -21,13 +21,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "ORDINALS",
+    "THEMES",
     "Clue",
     "OrderDraft",
+    "Theme",
     "fitting_orders",
     "listed_draft",
     "order_draft",
     "order_question",
+    "place_words",
     "placed_draft",
+    "scene_text",
+    "theme_names",
 ]
 
 SIZES = (3, 4, 5, 6, 7)
@@ -220,12 +226,14 @@ def order_draft(rng: random.Random, size: int | None = None) -> OrderDraft:
     return OrderDraft(told, theme, clues, names, tuple(order))
 
 
-def order_question(draft: OrderDraft, rng: random.Random, place: int | None = None) -> Question:
-    """Who is at any place (or at `place`), told or to be inferred; all objects are options."""
+def order_question(
+    draft: OrderDraft, rng: random.Random, place: int | None = None, asked: str | None = None
+) -> Question:
+    """Who is at any place (or at `place`, `asked` so), told or inferred; all are options."""
     size = len(draft.order)
     if place is None:
         place = rng.randrange(size)
-    asked = place_words(draft.theme, place, size, rng)
+    asked = asked or place_words(draft.theme, place, size, rng)
     begun = asked[:1].upper() + asked[1:]
     prompt = f"{draft.passage}\nQuestion: Which one is {asked}?\nAnswer: {begun} is"
     answer = draft.names[draft.order[place]]

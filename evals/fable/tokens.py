@@ -1,6 +1,7 @@
 """Our own byte-level BPE, and documents packed into streams of token ids.
 
-A stream is uint16: the low bits are the id, the top bit marks a token of an answer.
+A stream is uint16: the low bits are the id, the top bit marks a token of an answer, the next one a
+token that is given and not to be learned.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tokenizers import (
     trainers,
 )
 
-from evals.fable.documents import MIX, documents
+from evals.fable.documents import MIX, WORDS, documents
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ANSWER_BIT",
     "CONTEXT_TOKENS",
+    "GIVEN_BIT",
     "VOCABULARY",
     "pack",
     "save_tokenizer",
@@ -42,6 +44,7 @@ __all__ = [
 VOCABULARY = 1792
 CONTEXT_TOKENS = 512
 ANSWER_BIT = np.uint16(1 << 15)
+GIVEN_BIT = np.uint16(1 << 14)
 SPECIAL = ("<s>", "</s>", "<pad>")
 TRAINING_DOCUMENTS = 20_000
 CHAT_TEMPLATE = (
@@ -69,7 +72,7 @@ def train_tokenizer(seed: int = 0) -> Tokenizer:
     )
     texts = (
         "".join(text for text, _ in pieces)
-        for pieces in itertools.islice(documents(seed), TRAINING_DOCUMENTS)
+        for pieces, _ in itertools.islice(documents(seed, WORDS), TRAINING_DOCUMENTS)
     )
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != VOCABULARY:
@@ -103,12 +106,13 @@ def pack(tokenizer_file: str, seed: int, count: int, mix: Mix = MIX) -> NDArray[
     stream, source = list[int](), documents(seed, mix)
     while len(stream) < count:
         batch = list(itertools.islice(source, 500))
-        texts = [text for pieces in batch for text, _ in pieces]
+        texts = [text for pieces, _ in batch for text, _ in pieces]
         encoded = iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False))
-        for pieces in batch:
+        for pieces, prose in batch:
             stream.append(0)
+            told = 0 if prose else int(GIVEN_BIT)
             for _, is_answer in pieces:
-                mark = int(ANSWER_BIT) if is_answer else 0
+                mark = int(ANSWER_BIT) if is_answer else told
                 stream.extend(token | mark for token in next(encoded).ids)
             stream.append(1)
     return np.array(stream, dtype=np.uint16)

@@ -1,53 +1,44 @@
 """Train the shipped model: `python -m evals.fable.train --work build/fable --out models/fable-2m`.
 
-Plain PyTorch over Transformers' Llama. The schedule follows the clock, not the steps: warm-up, a
-plateau, then a straight line down to zero at `--minutes`, whatever the machine.
+Plain PyTorch over Transformers' Llama. First the lessons, each for its tokens and at its depth;
+then the mix, whose schedule follows the clock: warm-up, a plateau, and a straight line down to zero
+when `--minutes` are over, whatever the machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
-import random
 import time
-from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import safetensors.torch as storage
 import torch
-from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from evals.fable.documents import FIRST_LESSONS, MIX
+from evals.fable.lessons import LESSONS
+from evals.fable.reading import PAD, steps
 from evals.fable.tokens import (
     ANSWER_BIT,
     CONTEXT_TOKENS,
+    GIVEN_BIT,
     VOCABULARY,
-    pack,
     save_tokenizer,
     train_tokenizer,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from numpy.typing import NDArray
     from torch.optim import Optimizer
 
 __all__ = ["Settings", "main", "model_config", "train"]
 
-SHARD_TOKENS = 1_000_000
 LOG_STEPS = 20
-POOL_STEPS = 16
-BEGIN, PAD = 0, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +51,8 @@ class Settings:
     seed: int = 0
     first_shard: int = 0  # go on after the shards that an earlier run has read
     resume: bool = False  # start from `work`/checkpoint.safetensors
-    layers: int = 8
-    shallow_layers: int = 4  # to begin with: twice as fast, and enough to learn to copy
-    shallow: float = 0.25  # share of the time until the other layers are added
+    first_lesson: int = 0  # go on with this one; `len(LESSONS)` is the mix
+    layers: int = 8  # the lessons begin with fewer
     hidden: int = 128
     step_tokens: int = 4096  # about this many tokens a step
     micro_batches: int = 2  # of rows of like length
@@ -70,7 +60,9 @@ class Settings:
     matrix_rate: float = 0.015  # Muon, for the blocks' matrices
     other_rate: float = 3e-3  # AdamW, for embeddings and norms
     answer_weight: float = 4.0  # an answer's token counts this much more than prose
-    warmup: float = 0.002  # shares of the whole time
+    lesson_tokens: int = 2048  # a step of the lessons
+    warmup: float = 0.01  # shares of a lesson's tokens, or of the mix's time
+    lesson_decay: float = 0.4
     decay: float = 0.7
     workers: int = 1
     compile: bool = False
@@ -96,90 +88,10 @@ def model_config(settings: Settings, layers: int | None = None) -> LlamaConfig:
     )
 
 
-def make_shard(tokenizer_file: str, folder: str, seed: int, index: int) -> str:
-    """Write the shard of `seed` unless it is there; returns its path.
-
-    `index` counts the shards of a run: the first ones are the first lessons.
-    """
-    path = Path(folder) / f"shard-{seed:05d}.npy"
-    if not path.exists():
-        mix, tokens = (*FIRST_LESSONS, (MIX, SHARD_TOKENS))[min(index, len(FIRST_LESSONS))]
-        stream = pack(tokenizer_file, seed, tokens, mix)
-        unfinished = path.with_suffix(".tmp.npy")
-        np.save(unfinished, stream)
-        unfinished.rename(path)
-    return str(path)
-
-
-def streams(settings: Settings, tokenizer_file: Path) -> Iterator[NDArray[np.uint16]]:
-    """Shards of training text without end, made ahead by other processes."""
-    folder = Path(settings.work) / "shards"
-    folder.mkdir(parents=True, exist_ok=True)
-    first = 1_000 * (settings.seed + 1)
-    with ProcessPoolExecutor(settings.workers, mp_context=get_context("spawn")) as pool:
-        ahead = deque[Future[str]]()
-        for index in itertools.count(settings.first_shard):
-            paths = str(tokenizer_file), str(folder)
-            ahead.append(pool.submit(make_shard, *paths, first + index, index))
-            if len(ahead) > settings.workers:
-                yield np.load(ahead.popleft().result(), allow_pickle=False)
-
-
-def steps(settings: Settings, tokenizer_file: Path) -> Iterator[list[torch.Tensor]]:
-    """The micro-batches of every step: (rows, longest) marked ids, short rows with short ones.
-
-    A row is one document, so that nothing before it disturbs; padding stands to the right, where
-    causal attention needs no mask. Some rows are several documents, as in a chat. Rows are sorted
-    by length over many steps, so that next to nothing is padding.
-    """
-    rng = random.Random(f"steps/{settings.seed}/{settings.first_shard}")  # noqa: S311
-    documents = (
-        document
-        for stream in streams(settings, tokenizer_file)
-        for document in np.split(stream, np.flatnonzero(stream == BEGIN)[1:])
-    )
-    newline = Tokenizer.from_file(str(tokenizer_file)).encode("\n", add_special_tokens=False).ids
-    batch_tokens = settings.step_tokens // settings.micro_batches
-    while True:
-        pool: list[NDArray[np.uint16]] = []
-        while sum(len(row) for row in pool) < POOL_STEPS * settings.step_tokens:
-            row = next(documents)
-            for _ in range(rng.randrange(1, 4) if rng.random() < settings.session_share else 0):
-                row = np.concatenate([row[:-1], newline, next(documents)[1:]])
-            pool.append(row[:CONTEXT_TOKENS].astype(np.uint16))
-        pool.sort(key=len)
-        batches = [padded(rows) for rows in batches_of(pool, batch_tokens)]
-        rng.shuffle(batches)
-        for start in range(0, len(batches), settings.micro_batches):
-            yield batches[start : start + settings.micro_batches]
-
-
-def batches_of(
-    rows: list[NDArray[np.uint16]], batch_tokens: int
-) -> Iterator[list[NDArray[np.uint16]]]:
-    """Rows sorted by length, cut into runs of about `batch_tokens` tokens."""
-    run: list[NDArray[np.uint16]] = []
-    for row in rows:
-        run.append(row)
-        if len(run) * len(row) >= batch_tokens:
-            yield run
-            run = []
-    if run:
-        yield run
-
-
-def padded(rows: list[NDArray[np.uint16]]) -> torch.Tensor:
-    """Rows of unequal length as one (rows, longest) tensor, padded to the right."""
-    table = np.full((len(rows), max(len(row) for row in rows)), PAD, dtype=np.int64)
-    for index, row in enumerate(rows):
-        table[index, : len(row)] = row
-    return torch.tensor(table)
-
-
-def rate_share(progress: float, settings: Settings) -> float:
-    """The learning rate's share at `progress` (0 to 1) of the time."""
-    rising = progress / settings.warmup if settings.warmup else 1.0
-    falling = (1 - progress) / settings.decay if settings.decay else 1.0
+def rate_share(progress: float, warmup: float, decay: float) -> float:
+    """The learning rate's share at `progress` (0 to 1): up, along, and down to nothing."""
+    rising = progress / warmup if warmup else 1.0
+    falling = (1 - progress) / decay if decay else 1.0
     return max(0.0, min(1.0, rising, falling))
 
 
@@ -190,14 +102,15 @@ def loss_sums(
 
     These are the losses of all tokens, the losses of answers, and the counts of both.
     """
-    bit = int(ANSWER_BIT)
-    ids, answers = marked & (bit - 1), (marked[:, 1:] >= bit).float()
+    answer, given = int(ANSWER_BIT), int(GIVEN_BIT)
+    ids, answers = marked & (given - 1), (marked[:, 1:] & answer > 0).float()
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     losses = functional.cross_entropy(
         logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1), reduction="none"
     ).view(answers.shape)
     real = (ids[:, 1:] != PAD).float()
-    weights = real * (1 + (answer_weight - 1) * answers)
+    learned = real * (marked[:, 1:] & given == 0)
+    weights = learned * (1 + (answer_weight - 1) * answers)
     told = [(losses * real).sum(), real.sum(), (losses * answers).sum(), answers.sum()]
     return (losses * weights).sum(), torch.stack(told).detach()
 
@@ -229,16 +142,22 @@ def save_model(model: LlamaForCausalLM, settings: Settings) -> None:
 
 
 def start_model(settings: Settings, device: torch.device) -> LlamaForCausalLM:
-    """A fresh shallow model of the seed, or the checkpoint in `work`."""
+    """A fresh model of the seed, as deep as the first lesson; or the checkpoint in `work`."""
     cast("Any", torch).manual_seed(settings.seed)
     if not settings.resume:
-        return placed(LlamaForCausalLM(model_config(settings, settings.shallow_layers)), device)
+        return placed(LlamaForCausalLM(model_config(settings, depth(settings, 0))), device)
     state = cast("Any", storage).load_file(Path(settings.work) / "checkpoint.safetensors")
     layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("model.layers."))
     model = LlamaForCausalLM(model_config(settings, layers))
     model.load_state_dict(state, strict=False)
     model.tie_weights()
     return placed(model, device)
+
+
+def depth(settings: Settings, lesson: int) -> int:
+    """How many layers a lesson, or the mix after them, has."""
+    taught = [min(known.layers, settings.layers) for known in LESSONS[lesson : lesson + 1]]
+    return taught[0] if taught else settings.layers
 
 
 def placed(model: LlamaForCausalLM, device: torch.device) -> LlamaForCausalLM:
@@ -248,12 +167,12 @@ def placed(model: LlamaForCausalLM, device: torch.device) -> LlamaForCausalLM:
     return cast("Any", model).to(device)
 
 
-def deepened(model: LlamaForCausalLM, settings: Settings) -> LlamaForCausalLM:
-    """The same function with all its layers: new ones stand between, and add nothing at first."""
+def deepened(model: LlamaForCausalLM, settings: Settings, new: int) -> LlamaForCausalLM:
+    """The same function with `new` layers: those added stand between, and do nothing at first."""
     known = model.state_dict()
-    old, new = model.config.num_hidden_layers, settings.layers
+    old = model.config.num_hidden_layers
     from_old = {round(index * new / old): index for index in range(old)}
-    deep = LlamaForCausalLM(model_config(settings))
+    deep = LlamaForCausalLM(model_config(settings, new))
     for name, tensor in deep.state_dict().items():
         index, _, part = name.removeprefix("model.layers.").partition(".")
         if not name.startswith("model.layers."):
@@ -294,68 +213,84 @@ def descend(
 
 
 def train(settings: Settings) -> None:
-    """Train until the time is up; writes the model, its tokenizer, and `work`/log.json."""
+    """Teach the lessons, then the mix; writes the model, its tokenizer, and `work`/log.json."""
     Path(settings.work).mkdir(parents=True, exist_ok=True)
     if not settings.resume:
         save_tokenizer(train_tokenizer(), Path(settings.out))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = start_model(settings, device)
+    log = Log(settings, device)
+    for lesson in range(settings.first_lesson, len(LESSONS) + 1):
+        if model.config.num_hidden_layers < depth(settings, lesson):
+            model = deepened(model, settings, depth(settings, lesson))
+        study(model, lesson, settings, log)
+        save_model(model, settings)
+
+
+def study(model: LlamaForCausalLM, lesson: int, settings: Settings, log: Log) -> None:
+    """Read one lesson to its end, or the mix until the time is up."""
+    taught = LESSONS[lesson : lesson + 1]
+    decay = settings.lesson_decay if taught else settings.decay
     sums_of: Callable[..., Any] = loss_sums
     if settings.compile:
         sums_of = cast("Any", torch).compile(loss_sums, dynamic=True)
     descents = optimizers(model, settings)
-    log = Log(settings, device, sum(p.numel() for p in model.parameters()))
     limit_s = settings.minutes * 60
-    started_s = saved_s = time.monotonic()
+    begun_s = saved_s = log.elapsed_s()
     tokens = 0
-    for step, batches in enumerate(steps(settings, Path(settings.out) / "tokenizer.json")):
-        elapsed_s = time.monotonic() - started_s
+    for step, batches in enumerate(steps(settings, Path(settings.out) / "tokenizer.json", lesson)):
+        elapsed_s = log.elapsed_s()
         if elapsed_s >= limit_s:
             break
-        if (
-            elapsed_s / limit_s >= settings.shallow
-            and model.config.num_hidden_layers < settings.layers
-        ):
-            model = deepened(model, settings)
-            descents = optimizers(model, settings)
-        rate(descents, rate_share(elapsed_s / limit_s, settings), settings)
+        timed = (elapsed_s - begun_s) / (limit_s - begun_s)
+        progress = tokens / taught[0].tokens if taught else timed
+        rate(descents, rate_share(progress, settings.warmup, decay), settings)
         told = descend(model, batches, descents, sums_of, settings)
-        all_sum, count, answer_sum, answer_count = (float(value) for value in told)
-        tokens += int(count)
-        if step % LOG_STEPS == 0:
-            log.add(step, tokens, elapsed_s, all_sum / count, answer_sum / answer_count)
-        if elapsed_s - (saved_s - started_s) > settings.save_minutes * 60:
-            saved_s = time.monotonic()
+        tokens += int(told[1])
+        log.add(lesson, step, told)
+        if elapsed_s - saved_s > settings.save_minutes * 60:
+            saved_s = elapsed_s
             save_model(model, settings)
-    save_model(model, settings)
 
 
 class Log:
     """Loss over time, kept in `work`/log.json and printed."""
 
-    def __init__(self, settings: Settings, device: torch.device, parameters: int) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, device: torch.device) -> None:
         self.path = Path(settings.work) / "log.json"
         hardware = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
         self.head = {
             "settings": asdict(settings),
-            "parameters": parameters,
             "hardware": hardware,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
         self.points: list[dict[str, float]] = []
+        self.tokens = 0
+        self.started_s = time.monotonic()
 
-    def add(self, step: int, tokens: int, elapsed_s: float, prose: float, answers: float) -> None:
-        """One point; raises ValueError when the loss is no number, since nothing mends that."""
-        if not math.isfinite(prose):
-            raise ValueError(f"loss is {prose} at step {step}")
+    def elapsed_s(self) -> float:
+        """Since training began."""
+        return time.monotonic() - self.started_s
+
+    def add(self, lesson: int, step: int, told: torch.Tensor) -> None:
+        """Count a step's tokens, and make a point of some steps.
+
+        Raises ValueError when the loss is no number, since nothing mends that.
+        """
+        all_sum, count, answer_sum, answer_count = (float(value) for value in told)
+        self.tokens += int(count)
+        if step % LOG_STEPS:
+            return
+        if not math.isfinite(all_sum):
+            raise ValueError(f"loss is {all_sum} in lesson {lesson}, step {step}")
         point = {
+            "lesson": lesson,
             "step": step,
-            "tokens": tokens,
-            "elapsed_s": round(elapsed_s, 1),
-            "loss": round(prose, 4),
-            "answer_loss": round(answers, 4),
+            "tokens": self.tokens,
+            "elapsed_s": round(self.elapsed_s(), 1),
+            "loss": round(all_sum / count, 4),
+            "answer_loss": round(answer_sum / max(answer_count, 1), 4),
         }
         self.points.append(point)
         self.path.write_text(json.dumps({**self.head, "points": self.points}) + "\n")

@@ -11,6 +11,7 @@ import pytest
 
 from evals.fable import Kind, Question, Split, make_question, make_questions, make_story, split_of
 from evals.fable.documents import PLOTS, documents
+from evals.fable.lessons import LESSONS
 from evals.fable.order import Clue, fitting_orders, order_draft, order_question
 from evals.fable.plots import Plot, exchanged, foreign_ending, tell_plot
 from evals.fable.prose import fill
@@ -168,8 +169,11 @@ def test_an_ending_that_other_ways_of_a_plot_allow_is_never_their_wrong_ending()
 def test_no_held_out_passage_is_read_in_training() -> None:
     held_out = [make_story(seed).passage for seed in range(100)]
     held_out += [q.prompt for kind in KINDS[2:] for q in make_questions(kind, 100)]
-    texts = ("".join(text for text, _ in pieces) for pieces in documents(0))
+    texts = ("".join(text for text, _ in pieces) for pieces, _ in documents(0))
     read = "\n".join(itertools.islice(texts, 3000))
+    for number, lesson in enumerate(LESSONS):
+        taught = itertools.islice(documents(number, lesson.mix), 200)
+        read += "\n".join("".join(text for text, _ in pieces) for pieces, _ in taught)
     assert not any(passage in read for passage in held_out)
     passages = [make_story(seed, Split.TRAIN).passage for seed in range(50)]
     assert {split_of(passage) for passage in passages} == {Split.TRAIN}
@@ -180,4 +184,4 @@ def test_training_documents_are_a_function_of_their_seed() -> None:
     first, again, other = (list(itertools.islice(documents(seed), 50)) for seed in (1, 1, 2))
     assert first == again
     assert first != other
-    assert all(any(is_answer for _, is_answer in pieces) for pieces in first)
+    assert all(any(is_answer for _, is_answer in pieces) for pieces, _ in first)
