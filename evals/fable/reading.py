@@ -120,13 +120,13 @@ def pool_of(
 def batches_of(
     rows: list[NDArray[np.uint16]], batch_tokens: int
 ) -> Iterator[list[NDArray[np.uint16]]]:
-    """Rows sorted by length, cut into runs of about `batch_tokens` tokens."""
+    """Rows sorted by length, cut into runs that fill at most `batch_tokens` tokens, padding too."""
     run: list[NDArray[np.uint16]] = []
     for row in rows:
-        run.append(row)
-        if len(run) * len(row) >= batch_tokens:
+        if run and (len(run) + 1) * len(row) > batch_tokens:
             yield run
             run = []
+        run.append(row)
     if run:
         yield run
 
