@@ -2,19 +2,14 @@
 
 import threading
 import time
-from typing import Any, cast
-
-import torch
-from transformers import AutoModelForCausalLM
 
 from shardline.cli.demo import shipped_model
-from shardline.cli.local import local_swarm, unequal_spans
+from shardline.cli.local import local_swarm
 from shardline.client import Mended, Swarm, joined
-from shardline.model import quiet, trace
+from tests.support.scenes import PROMPT, alone, greedy, parts
 
 TOKENS = 200
-PROMPT = torch.tensor([[7, 300, 41, 512, 99, 1000]])
-SETTINGS = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+SETTINGS = greedy(TOKENS)
 EARLY = 10
 NOTICE_S = 10.0
 DEADLINE_S = 120.0
@@ -43,12 +38,7 @@ class Caller:
 
 
 def test_two_callers_are_told_at_once_and_go_on_by_themselves() -> None:
-    with quiet():
-        whole = cast("Any", AutoModelForCausalLM).from_pretrained(
-            shipped_model(), dtype=torch.float32
-        )
-    golden = whole.generate(PROMPT, **SETTINGS)[0, PROMPT.shape[1] :].tolist()
-    spans = unequal_spans(trace(shipped_model()).blocks, 3)
+    golden, spans = alone(SETTINGS), parts(3)
     with local_swarm(shipped_model(), spans) as local, joined(local.invite) as other:
         names = {record.span: record.name for record in local.swarm.nodes_now()}
         callers = [Caller(local.swarm), Caller(other)]

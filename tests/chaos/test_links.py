@@ -8,25 +8,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from shardline.cli.chaos import FAULTS, Field, glutton
 from shardline.cli.demo import shipped_model
-from shardline.cli.local import LocalSwarm, local_swarm, unequal_spans
+from shardline.cli.local import LocalSwarm, local_swarm
 from shardline.client import Mended
 from shardline.core.errors import CacheFull, ShardlineError, Unsupported
 from shardline.core.ids import NodeId
 from shardline.core.spans import Span
-from shardline.model import quiet, trace
+from tests.support.scenes import Scene, alone, greedy, parts
 
 TOKENS = 40
-PROMPT = torch.tensor([[7, 300, 41, 512, 99, 1000]])
-SETTINGS = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
-NOTICE_S = 10.0
+NOTICE_S = 60.0
 LINKS_S = 15.0
 POLL_S = 0.05
 ESTABLISHED = "01"
@@ -35,72 +30,41 @@ ESTABLISHED = "01"
 
 @pytest.fixture(scope="module")
 def golden() -> list[int]:
-    with quiet():
-        whole = cast("Any", AutoModelForCausalLM).from_pretrained(
-            shipped_model(), dtype=torch.float32
-        )
-    return whole.generate(PROMPT, **SETTINGS)[0, PROMPT.shape[1] :].tolist()
+    return alone(greedy(TOKENS))
 
 
-def thirds() -> list[Span]:
-    return unequal_spans(trace(shipped_model()).blocks, 3)
-
-
-class Scene:
-    """A swarm whose links can be broken, and a caller that writes."""
+class Cabled(Scene):
+    """A swarm whose links can be broken."""
 
     def __init__(self, local: LocalSwarm) -> None:
-        self.local = local
+        super().__init__(local, TOKENS)
         self.field = Field(local)
-        self.heard = threading.Event()
-        self.told: list[Mended | str] = []
-        self.model = local.swarm.model_now(str(shipped_model()), tell=self.hear)
-
-    def hear(self, news: Mended | str) -> None:
-        self.told.append(news)
-        self.heard.set()
-
-    def name(self, place: int) -> str:
-        """The node at this place of the chain."""
-        names = {record.node: record.name for record in self.local.swarm.nodes_now()}
-        return names[self.model.chain[place].node]
-
-    def write(self, at: int = 0, act: Callable[[], object] | None = None) -> list[int]:
-        """All tokens, with something happening after the one at `at`."""
-        self.told.clear()
-        self.heard.clear()
-        seen: list[int] = []
-        for token in self.model.stream(PROMPT, **SETTINGS):
-            seen.append(token)
-            if act is not None and len(seen) == at:
-                act()
-        return seen
 
 
-def swarm_of(spans: list[Span]) -> Iterator[Scene]:
+def swarm_of(spans: list[Span]) -> Iterator[Cabled]:
     with ExitStack() as stack:
         try:
             local = stack.enter_context(local_swarm(shipped_model(), spans, cabled=True))
         except Unsupported as error:
             pytest.skip(str(error))
-        yield Scene(local)
+        yield Cabled(local)
 
 
 @pytest.fixture(scope="module")
-def pairs() -> Iterator[Scene]:
+def pairs() -> Iterator[Cabled]:
     """Two nodes for each third."""
-    yield from swarm_of(thirds() * 2)
+    yield from swarm_of(parts(3) * 2)
 
 
 @pytest.fixture(scope="module")
-def lone() -> Iterator[Scene]:
+def lone() -> Iterator[Cabled]:
     """One node for each third."""
-    yield from swarm_of(thirds())
+    yield from swarm_of(parts(3))
 
 
 @pytest.mark.parametrize("fault", ["slow", "cut", "freeze"])
 def test_the_text_goes_on_and_others_can_begin_meanwhile(
-    pairs: Scene, golden: list[int], fault: str
+    pairs: Cabled, golden: list[int], fault: str
 ) -> None:
     heals: list[Callable[[], None]] = []
     try:
@@ -114,7 +78,9 @@ def test_the_text_goes_on_and_others_can_begin_meanwhile(
     assert pairs.write() == golden
 
 
-def test_a_full_node_is_passed_by_and_full_nodes_are_named(pairs: Scene, golden: list[int]) -> None:
+def test_a_full_node_is_passed_by_and_full_nodes_are_named(
+    pairs: Cabled, golden: list[int]
+) -> None:
     pairs.write()
     span = pairs.model.chain[1].span
     holders = [one.name for one in pairs.local.swarm.nodes_now() if one.span == span]
@@ -131,19 +97,17 @@ def test_a_full_node_is_passed_by_and_full_nodes_are_named(pairs: Scene, golden:
 
 
 def test_a_lone_node_that_is_cut_off_is_missed_by_name_and_rejoins_by_itself(
-    lone: Scene, golden: list[int]
+    lone: Cabled, golden: list[int]
 ) -> None:
-    told_after_s: list[float] = []
     healers: list[threading.Thread] = []
 
     def cut() -> None:
+        lone.listen()
         heal = FAULTS["cut"].strike(lone.field, lone.name(1))
-        started_s = time.monotonic()
 
         def wait() -> None:
             try:
-                assert lone.heard.wait(NOTICE_S)
-                told_after_s.append(time.monotonic() - started_s)
+                assert lone.heard.wait(NOTICE_S), "nobody told the caller"
             finally:
                 heal()
 
@@ -152,17 +116,16 @@ def test_a_lone_node_that_is_cut_off_is_missed_by_name_and_rejoins_by_itself(
 
     assert lone.write(12, cut) == golden
     healers[0].join()
-    assert str(lone.told[0]).startswith(f"no live node holds blocks {thirds()[1]}")
+    assert str(lone.told[0]).startswith(f"no live node holds blocks {parts(3)[1]}")
     assert isinstance(lone.told[-1], Mended)
-    assert told_after_s
 
 
-def test_corrupted_bytes_break_links_and_not_the_text(pairs: Scene, golden: list[int]) -> None:
+def test_corrupted_bytes_break_links_and_not_the_text(pairs: Cabled, golden: list[int]) -> None:
     strike = FAULTS["corrupt"].strike
     assert pairs.write(12, lambda: strike(pairs.field, pairs.name(0))) == golden
 
 
-def test_a_link_between_two_nodes_that_broke_is_there_again(lone: Scene) -> None:
+def test_a_link_between_two_nodes_that_broke_is_there_again(lone: Cabled) -> None:
     """Only this one link breaks: both nodes stay linked to everybody else."""
     lone.write()
     pair = {hop.node for hop in lone.model.chain[:2]}
@@ -177,7 +140,7 @@ def test_a_link_between_two_nodes_that_broke_is_there_again(lone: Scene) -> None
     assert links_come_to_be(lone, pair), "it carries nothing"
 
 
-def connections(scene: Scene, one: str, other: str) -> set[tuple[int, int]]:
+def connections(scene: Cabled, one: str, other: str) -> set[tuple[int, int]]:
     """Those that either of these nodes dialled to the other, by the ports of both ends."""
     found: set[tuple[int, int]] = set()
     for dialler, dialled in ((one, other), (other, one)):
@@ -198,7 +161,7 @@ def assert_soon(condition: Callable[[], bool], text: str) -> None:
         time.sleep(POLL_S)
 
 
-def links_come_to_be(scene: Scene, pair: set[NodeId]) -> bool:
+def links_come_to_be(scene: Cabled, pair: set[NodeId]) -> bool:
     """Whether two nodes come to say, in time, that they reach each other."""
     deadline_s = time.monotonic() + LINKS_S
     while time.monotonic() < deadline_s:

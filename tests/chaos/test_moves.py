@@ -5,37 +5,32 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from shardline.cli.demo import shipped_model
 from shardline.cli.local import LocalSwarm
 from shardline.client import joined
 from shardline.core.spans import Span, gaps
-from shardline.model import quiet, trace
+from shardline.model import trace
 from shardline.node import Budget
 from shardline.swarm import Invite, NodeRecord, State
+from tests.support.scenes import PROMPT, alone, greedy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 TOKENS = 40
-PROMPT = torch.tensor([[7, 300, 41, 512, 99, 1000]])
-SETTINGS = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+SETTINGS = greedy(TOKENS)
 WITHIN_S = 60.0
 POLL_S = 0.05
 
 
 @pytest.fixture(scope="module")
 def golden() -> list[int]:
-    with quiet():
-        whole = cast("Any", AutoModelForCausalLM).from_pretrained(
-            shipped_model(), dtype=torch.float32
-        )
-    return whole.generate(PROMPT, **SETTINGS)[0, PROMPT.shape[1] :].tolist()
+    return alone(SETTINGS)
 
 
 def half_bytes() -> int:
@@ -52,7 +47,7 @@ def half_bytes() -> int:
 
 @pytest.fixture
 def local() -> Iterator[LocalSwarm]:
-    """Three nodes that go where they are needed: the first half, the second, the first again."""
+    """Three nodes that go where they are needed: two hold one half, and one the other."""
     options = ["--dtype", "float32", "--threads", "1"]
     options += ["--blocks", "auto", "--memory", str(half_bytes()), "--pace", "0.02"]
     with (
@@ -86,21 +81,23 @@ def test_when_the_last_holder_dies_another_node_moves_there_and_the_text_goes_on
     blocks = trace(shipped_model()).blocks
     first, second = Span(0, blocks // 2), Span(blocks // 2, blocks)
     before = {record.name: record.span for record in local.swarm.nodes_now()}
-    assert before == {"ada": first, "ben": second, "cleo": first}
+    assert set(before.values()) == {first, second}
+    # Where the third went is up to how fast the first two say they are.
+    (last,) = [name for name, span in before.items() if [*before.values()].count(span) == 1]
     told: list[Any] = []
     model = local.swarm.model_now(str(shipped_model()), tell=told.append)
     text: list[int] = []
     for token in model.stream(PROMPT, **SETTINGS):
         text.append(token)
         if len(text) == 10:
-            local.kill("ben")
+            local.kill(last)
     assert text == golden
-    assert str(told[0]).startswith(f"no live node holds blocks {second}")
+    assert str(told[0]).startswith(f"no live node holds blocks {before[last]}")
 
     def covered(records: list[NodeRecord]) -> bool:
         ready = [record.span for record in records if record.state is State.READY]
         return not gaps(ready, blocks)
 
     after = wait_until(local, covered)
-    assert sorted([after["ada"].span, after["cleo"].span]) == [first, second]
+    assert sorted(after[name].span for name in before if name != last) == [first, second]
     assert list(model.stream(PROMPT, **SETTINGS)) == golden

@@ -10,37 +10,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, cast
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from shardline.cli.demo import shipped_model
-from shardline.cli.local import LocalSwarm, local_swarm, unequal_spans
+from shardline.cli.local import LocalSwarm, local_swarm
 from shardline.client import Mended
-from shardline.model import quiet, trace
+from tests.support.scenes import alone, greedy, parts
 
 TOKENS = 60
 PROMPT_IDS = [[(37 * place) % 1_000 + 5 for place in range(200)]]
 PROMPT = torch.tensor(PROMPT_IDS)
-SETTINGS = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
+SETTINGS = greedy(TOKENS)
 DEADLINE_S = 60.0
 
 
 @pytest.fixture(scope="module")
 def golden() -> list[int]:
-    with quiet():
-        whole = cast("Any", AutoModelForCausalLM).from_pretrained(
-            shipped_model(), dtype=torch.float32
-        )
-    return whole.generate(PROMPT, **SETTINGS)[0, PROMPT.shape[1] :].tolist()
+    return alone(SETTINGS, PROMPT)
 
 
 @pytest.fixture
 def local() -> Iterator[LocalSwarm]:
-    spans = unequal_spans(trace(shipped_model()).blocks, 2)
-    with local_swarm(shipped_model(), spans * 2) as swarm:
+    with local_swarm(shipped_model(), parts(2) * 2) as swarm:
         yield swarm
 
 
@@ -101,14 +94,17 @@ def test_a_frozen_standby_holds_up_nobody(local: LocalSwarm, golden: list[int]) 
 
 
 STREAM = """
-import json, sys, torch
+import json, os, signal, sys, torch
 from shardline.client import joined
 torch.set_num_threads(1)
 invite, model, prompt, settings = sys.argv[1:]
 with joined(invite) as swarm:
     spread = swarm.model_now(model)
-    for token in spread.stream(torch.tensor(json.loads(prompt)), **json.loads(settings)):
+    stream = spread.stream(torch.tensor(json.loads(prompt)), **json.loads(settings))
+    for count, token in enumerate(stream):
         print(token, flush=True)
+        if count == 30:
+            os.kill(os.getpid(), signal.SIGSTOP)
 """
 
 
@@ -122,13 +118,12 @@ def test_a_caller_that_sleeps_for_less_than_the_lease_goes_on(
         text=True,
     )
     try:
-        assert caller.stdout is not None
-        seen = [int(caller.stdout.readline()) for _ in range(TOKENS // 2)]
-        caller.send_signal(signal.SIGSTOP)
+        _, status = os.waitpid(caller.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), "it ended before it slept"
         time.sleep(5.0)  # it is the sleep that is tested
         caller.send_signal(signal.SIGCONT)
-        out, _ = caller.communicate(timeout=2 * DEADLINE_S)
-        assert seen + [int(token) for token in out.splitlines()] == golden
+        out, _ = caller.communicate(timeout=DEADLINE_S)
+        assert [int(token) for token in out.splitlines()] == golden
     finally:
         caller.kill()
         caller.wait()

@@ -7,8 +7,10 @@ __all__ = ["PARTITIONERS"]
 PARTITIONERS = [
     "auto",
     "exact",
+    "mip",
     "search",
     "brkga",
+    "scheme",
     "greedy",
     "memory",
     "petals",

@@ -14,6 +14,7 @@ from shardline.cli.ending import exit_code
 from shardline.cli.generate import generate
 from shardline.cli.invite import invite
 from shardline.cli.plan import plan
+from shardline.cli.profile import profile
 from shardline.cli.serve import serve
 from shardline.cli.simulate import simulate
 from shardline.cli.status import status
@@ -30,7 +31,7 @@ def cli(*, verbose: bool) -> None:
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
 
 
-for command in (serve, generate, chat, status, invite, demo, plan, bench, simulate):
+for command in (serve, generate, chat, status, invite, demo, plan, profile, bench, simulate):
     cli.add_command(command)
 
 

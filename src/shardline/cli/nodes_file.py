@@ -97,6 +97,8 @@ class Link:
     rtt_ms: float | None
     mbit: float | None = None
     """None: as both ends say."""
+    back_mbit: float | None = None
+    """From b to a, if that way was measured too; None: as from a to b."""
 
 
 @dataclass(frozen=True, slots=True)

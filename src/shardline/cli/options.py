@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_PORT",
+    "THREADS_MAX",
     "address_book",
+    "check_device",
     "home",
     "join_option",
     "json_option",
@@ -32,14 +35,17 @@ __all__ = [
     "model_argument",
     "node_identity",
     "own_addresses",
+    "profiles_folder",
     "standby_option",
     "the_invite",
 ]
 
 DEFAULT_PORT = 7411
+THREADS_MAX = 1_024
 SAME_NAME_MAX = 64
 NAME_BYTES_MAX = 200
 ADDRESSES_MAX = 3
+DEVICE = re.compile(r"(?:cpu|cuda|mps)(?::[0-9]{1,3})?")
 
 model_argument = click.argument("model")
 join_option = click.option(
@@ -56,8 +62,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def home() -> Path:
-    """Where identities and invites are kept."""
+    """Where identities, invites and measurements are kept."""
     return Path(os.environ.get("SHARDLINE_HOME") or "~/.shardline").expanduser()
+
+
+def profiles_folder() -> Path:
+    """Where is kept what blocks cost on this machine."""
+    return home() / "profiles"
+
+
+def check_device(name: str) -> None:
+    """Refuse nonsense at once, before torch is imported; raises BadInput."""
+    if not DEVICE.fullmatch(name):
+        raise BadInput(f"{name!r} is no device: write cpu, or cuda:0 for the first GPU")
 
 
 def the_invite(join_text: str | None) -> Invite:

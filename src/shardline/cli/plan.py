@@ -1,30 +1,46 @@
-"""`shardline plan`: which machine should hold which blocks, and how far from the best that is."""
+"""`shardline plan`: which machine should hold which blocks, and how far from the best that is.
+
+The machines are those of a file, or those of a live swarm.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from shardline.cli.nodes_file import NodesFile
-from shardline.cli.options import json_option, model_argument
+from shardline.cli.options import (
+    join_option,
+    json_option,
+    keep_invite,
+    model_argument,
+    profiles_folder,
+    the_invite,
+)
+from shardline.cli.precompute import WithPrecompute
 from shardline.cli.progress import Progress
 from shardline.core.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from shardline.cli.live import Live, Standing, Survey
     from shardline.cli.planning import Change, Sizes
+    from shardline.model import ChainPlan
     from shardline.partition import Plan
 
 __all__ = ["METHODS", "OBJECTIVES", "plan"]
 
-METHODS = ("auto", "exact", "search", "brkga", "greedy", "memory", "petals")
+METHODS = ("auto", "exact", "mip", "search", "brkga", "scheme", "greedy", "memory", "petals")
 """As in `partition`, whose import would slow down every other command."""
 OBJECTIVES = ("throughput", "latency")
 TOKENS = 4_096
@@ -36,9 +52,10 @@ PROVEN = 1e-6
 """A gap below this is rounding."""
 
 
-@click.command()
+@click.command(cls=WithPrecompute)
 @model_argument
-@click.option("--nodes", "nodes_path", required=True, metavar="FILE", help="Machines, in TOML.")
+@click.option("--nodes", "nodes_path", metavar="FILE", help="Machines, in TOML.")
+@join_option
 @click.option(
     "--objective",
     type=click.Choice(OBJECTIVES),
@@ -67,7 +84,8 @@ PROVEN = 1e-6
 def plan(  # noqa: PLR0913  (one argument an option)
     *,
     model: str,
-    nodes_path: str,
+    nodes_path: str | None,
+    join_text: str | None,
     objective: str,
     method: str,
     tokens: int,
@@ -76,6 +94,8 @@ def plan(  # noqa: PLR0913  (one argument an option)
     as_json: bool,
 ) -> None:
     """Plan which node holds which blocks of MODEL, and say how far from the best that is.
+
+    The nodes are those of FILE, or those of the live swarm of INVITE, with what they measured.
 
     \b
     FILE has a table for each machine; links are as their ends say, or as listed:
@@ -91,45 +111,115 @@ def plan(  # noqa: PLR0913  (one argument an option)
       rtt_ms = 1
       mbit = 1000
     """
-    from shardline.cli.planning import changed
-
-    file = NodesFile.parse(_read(Path(nodes_path)))
-    files = {change: changed(file, change) for change in changes}
-    with Progress("reading the model", wanted=not as_json) as progress:
-        sizes = _sizes(model, dtype, tokens)
+    _one_source(nodes_path)
+    with Progress("asking the swarm", wanted=not as_json) as progress:
+        source = _visit(join_text) if nodes_path is None else _read(Path(nodes_path), changes)
+        progress.say("reading the model")
+        chain = _chain(model)
+        file, swarm = _machines(source, chain)
+        dtype = dtype or (swarm and swarm.dtype) or str(chain.config.dtype).removeprefix("torch.")
+        sizes = _sizes(chain, dtype, tokens)
         progress.say("planning")
         found = _solve(sizes, file, method, objective)
-        seen = [_compare(change, found, sizes, other) for change, other in files.items()]
+        others = [_compare(*change, found, sizes) for change in _changed(file, changes).items()]
+        now = None if swarm is None else _standing(swarm, sizes, dtype, objective)
     if as_json:
-        what_if: dict[str, Any] = {"what_if": [one.to_json() for one in seen]} if seen else {}
-        click.echo(json.dumps(found.to_json() | what_if, allow_nan=False))
+        click.echo(json.dumps(_report(found, sizes, others, now), allow_nan=False))
     else:
-        _show(found, seen)
+        here = now.sentences(found) if now else ()
+        _show(found, [*here, *sizes.notes, *(change.sentence() for change in others)])
 
 
-def _read(path: Path) -> str:
+def _report(
+    found: Plan, sizes: Sizes, others: list[Change], now: Standing | None
+) -> dict[str, Any]:
+    report = found.to_json() | {"work": "measured" if sizes.block_ms else "weights"}
+    if others:
+        report["what_if"] = [one.to_json() for one in others]
+    return report | ({"swarm": now.to_json(found)} if now else {})
+
+
+def _one_source(nodes_path: str | None) -> None:
+    """Raise BadInput if a person named a file and a swarm; an invite in the environment waits."""
+    source = click.get_current_context().get_parameter_source("join_text")
+    if nodes_path is not None and source is ParameterSource.COMMANDLINE:
+        raise BadInput("--nodes and --join exclude one another: plan for a file or for a swarm")
+
+
+def _changed(file: NodesFile, changes: tuple[str, ...]) -> dict[str, NodesFile]:
+    from shardline.cli.planning import changed
+
+    return {change: changed(file, change) for change in changes}
+
+
+def _read(path: Path, changes: tuple[str, ...]) -> NodesFile:
+    """The file, if all changes of it can be: nonsense is answered before the model is read."""
     try:
         with path.open("rb") as file:
             data = file.read(FILE_BYTES_MAX + 1)
         if len(data) > FILE_BYTES_MAX:
             raise BadInput(f"{path} is too large for a list of nodes")
-        return data.decode()
+        text = data.decode()
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise BadInput(f"{path} is no text in UTF-8") from None
+    file = NodesFile.parse(text)
+    _changed(file, changes)
+    return file
 
 
-def _sizes(model: str, dtype: str | None, tokens: int) -> Sizes:
-    """What of the model counts; torch is imported here, past all arguments."""
+def _visit(join_text: str | None) -> Live:
+    """Ask the swarm of this invite, or of the one that is kept."""
+    from shardline.cli.live import visit
+
+    try:
+        invite = the_invite(join_text)
+    except BadInput as error:
+        raise BadInput(f"{error}; or give --nodes FILE") from None
+    live = asyncio.run(visit(invite))
+    keep_invite(invite)
+    return live
+
+
+def _chain(model: str) -> ChainPlan:
+    """The model cut into blocks; torch is imported here, past all arguments."""
+    from shardline.model import resolve, trace
+
+    return trace(resolve(model))
+
+
+def _machines(source: NodesFile | Live, chain: ChainPlan) -> tuple[NodesFile, Survey | None]:
+    """A file as it is, a swarm written down for this model."""
+    if isinstance(source, NodesFile):
+        return source, None
+    from shardline.cli.live import survey
+    from shardline.model import fingerprint
+
+    seen = survey(source, fingerprint(chain.model_dir))
+    return seen.file, seen
+
+
+def _sizes(chain: ChainPlan, dtype: str, tokens: int) -> Sizes:
+    """What counts of the model, with what its blocks took if `shardline profile` measured them."""
     import torch
 
     from shardline.cli.planning import sizes_of
-    from shardline.model import resolve, trace
+    from shardline.model import config_fingerprint, newest_profile
 
-    chain = trace(resolve(model))
-    own = dtype or str(chain.config.dtype).removeprefix("torch.")
-    return sizes_of(chain, torch.float32 if own == "float32" else torch.bfloat16, tokens)
+    name = "float32" if dtype == "float32" else "bfloat16"
+    sizes = sizes_of(chain, getattr(torch, name), tokens)
+    kept = newest_profile(profiles_folder(), config_fingerprint(chain.model_dir), name)
+    if kept is None or kept.blocks != chain.blocks:
+        return sizes
+    return replace(sizes, block_ms=kept.block_ms())
+
+
+def _standing(swarm: Survey, sizes: Sizes, dtype: str, objective: str) -> Standing:
+    from shardline.cli.live import standing
+    from shardline.cli.planning import problem_of
+
+    return standing(swarm, problem_of(sizes, swarm.file), dtype, objective)
 
 
 def _solve(sizes: Sizes, file: NodesFile, method: str, objective: str) -> Plan:
@@ -139,7 +229,7 @@ def _solve(sizes: Sizes, file: NodesFile, method: str, objective: str) -> Plan:
     return place(problem_of(sizes, file), method, objective=objective)
 
 
-def _compare(text: str, before: Plan, sizes: Sizes, file: NodesFile) -> Change:
+def _compare(text: str, file: NodesFile, before: Plan, sizes: Sizes) -> Change:
     from shardline.cli.planning import Change
 
     try:
@@ -148,8 +238,8 @@ def _compare(text: str, before: Plan, sizes: Sizes, file: NodesFile) -> Change:
         return Change(text, before, None, str(error))
 
 
-def _show(found: Plan, changes: list[Change]) -> None:
-    """One calm table, then what the plan would do and how sure that it is the best."""
+def _show(found: Plan, more: list[str]) -> None:
+    """One calm table, then what the plan would do, how sure that it is the best, and more lines."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("node")
     table.add_column("blocks")
@@ -166,8 +256,7 @@ def _show(found: Plan, changes: list[Change]) -> None:
     )
     slowest = f"slowest stage {found.bottleneck_ms:.1f} ms"
     many = f"{1e3 / found.bottleneck_ms:.1f} for many ({slowest})"
-    changed = [change.sentence() for change in changes]
-    for line in (f"{one}, {many}", _certainty(found), *changed):
+    for line in (f"{one}, {many}", _certainty(found), *more):
         console.print(Text(line), soft_wrap=True)
 
 

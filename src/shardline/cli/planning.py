@@ -1,7 +1,8 @@
 """From a model's chain and a nodes file to the problem that `partition` solves, and to what-ifs.
 
-A block's work goes with its parameters: a decode step reads and multiplies each once. For a mixture
-of experts, of which a step reads a part, give nodes `block_ms` as measured.
+A block's work goes with what it took when `shardline profile` measured it. As long as nobody has,
+it goes with its parameters: a decode step reads and multiplies each once. Of a mixture of experts a
+step reads a part: measure it, and give nodes `block_ms` as measured.
 """
 
 from __future__ import annotations
@@ -43,6 +44,20 @@ class Sizes:
     """Of each block, for the tokens that are promised."""
     output_bytes: int
     """What one decode step carries from block to block."""
+    block_ms: tuple[float, ...] = ()
+    """A decode step of each block, as some machine measured it: how they compare. Empty: nobody."""
+
+    @property
+    def work(self) -> tuple[float, ...]:
+        """What a block takes, beside another one."""
+        return self.block_ms or tuple(map(float, self.block_bytes))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For a person: that blocks differ by what was measured, if they do."""
+        if len(set(self.block_ms)) < 2:  # noqa: PLR2004  (two differ)
+            return ()
+        return ("blocks count by what a step took when `shardline profile` measured them",)
 
 
 def sizes_of(chain: ChainPlan, dtype: torch.dtype, tokens: int) -> Sizes:
@@ -69,14 +84,15 @@ def problem_of(sizes: Sizes, file: NodesFile) -> Problem:
         machine.block_s(float(mean_bytes), 2 * float(mean_elements)) for machine in file.machines
     ]
     usual_s = float(np.median(block_s))
+    mean_work = float(np.mean(sizes.work))
     blocks = tuple(
         Block(
-            work_s=usual_s * size / float(mean_bytes),
+            work_s=usual_s * work / mean_work,
             parameter_bytes=size,
             output_bytes=sizes.output_bytes,
             cache_bytes=cache,
         )
-        for size, cache in zip(sizes.block_bytes, sizes.cache_bytes, strict=True)
+        for work, size, cache in zip(sizes.work, sizes.block_bytes, sizes.cache_bytes, strict=True)
     )
     nodes = tuple(
         Node(
@@ -96,16 +112,18 @@ def problem_of(sizes: Sizes, file: NodesFile) -> Problem:
 def _links(file: NodesFile) -> tuple[Floats, Floats]:
     """Round trip in ms and rate in Mbit/s, [from, to], the caller last; inf and 0 for no link."""
     ends = [*(machine.end for machine in file.machines), file.caller]
-    names = [*(machine.name for machine in file.machines), CALLER]
+    places = {machine.name: place for place, machine in enumerate(file.machines)}
+    places[CALLER] = len(file.machines)
     own_ms = np.array([inf if end.rtt_ms is None else end.rtt_ms for end in ends])
     rtt_ms = np.maximum(own_ms[:, None], own_ms)
     up, down = np.array([end.up_mbit for end in ends]), np.array([end.down_mbit for end in ends])
     mbit = np.minimum(up[:, None], down)
     for link in file.links:
-        a, b = names.index(link.a), names.index(link.b)
-        for way in ((a, b), (b, a)):
+        a, b = places[link.a], places[link.b]
+        back = link.mbit if link.back_mbit is None else link.back_mbit
+        for way, rate in (((a, b), link.mbit), ((b, a), back)):
             rtt_ms[way] = inf if link.rtt_ms is None else link.rtt_ms
-            mbit[way] = mbit[way] if link.mbit is None else link.mbit
+            mbit[way] = mbit[way] if rate is None else rate
     return rtt_ms, mbit
 
 

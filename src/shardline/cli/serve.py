@@ -14,7 +14,9 @@ import click
 
 from shardline.cli.options import (
     DEFAULT_PORT,
+    THREADS_MAX,
     address_book,
+    check_device,
     join_option,
     keep_invite,
     model_argument,
@@ -38,8 +40,6 @@ __all__ = ["serve"]
 NOWHERE = "none"
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  (compared with, not bound)
 BLOCKS = re.compile(r"auto|[0-9]{1,6}:[0-9]{1,6}")
-DEVICE = re.compile(r"(?:cpu|cuda|mps)(?::[0-9]{1,3})?")
-THREADS_MAX = 1_024
 ADDRESS_CHARS_MAX = 100
 
 
@@ -105,8 +105,7 @@ def _check(blocks: str, listen: str | None, device: str) -> None:
         raise BlocksOutOfRange(f"--blocks wants A:B or auto, not {blocks!r}")
     if listen is not None and listen != NOWHERE:
         split_address(listen[:ADDRESS_CHARS_MAX])
-    if not DEVICE.fullmatch(device):
-        raise BadInput(f"{device!r} is no device: write cpu, or cuda:0 for the first GPU")
+    check_device(device)
 
 
 @dataclass(frozen=True, slots=True)

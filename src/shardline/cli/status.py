@@ -13,25 +13,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shardline.cli.options import (
-    address_book,
-    join_option,
-    json_option,
-    keep_invite,
-    the_invite,
-)
-from shardline.core.errors import ShardlineError
+from shardline.cli.looking import round_trips_ms, visiting
+from shardline.cli.options import join_option, json_option, keep_invite, the_invite
 from shardline.core.ids import NodeId, short
 from shardline.core.spans import gaps
 from shardline.core.units import format_bytes
-from shardline.swarm import Identity, NodeRecord, State, membership
+from shardline.swarm import Flow, NodeRecord, State
 
 if TYPE_CHECKING:
-    from shardline.swarm import Invite, Member
+    from shardline.swarm import Invite
 
 __all__ = ["status"]
 
-PING_S = 5.0
 FILE_COLUMNS = 200
 """How wide the table may be where nobody's terminal sets a limit."""
 
@@ -57,33 +50,12 @@ async def _look(
     invite: Invite,
 ) -> tuple[list[NodeRecord], dict[NodeId, float | None], dict[NodeId, str | None]]:
     """The live nodes by their place in the model; round-trip times in ms, and the known routes."""
-
-    def nothing(*_: object) -> None:
-        """A looker is asked nothing."""
-
-    looking = membership(
-        invite,
-        Identity.ephemeral(),
-        listen=None,
-        on_message=nothing,
-        on_lost=nothing,
-        book=address_book(),
-    )
-    async with looking as member:
+    async with visiting(invite) as member:
         found = (await member.directory.snapshot()).records
-        times = await asyncio.gather(*(_ping(member, node) for node in found))
+        rtts_ms = await round_trips_ms(member, found)
         routes = {node: member.place.route(node) for node in found}
     records = sorted(found.values(), key=lambda record: (record.model, record.start, record.name))
-    return records, dict(zip(found, times, strict=True)), routes
-
-
-async def _ping(member: Member, node: NodeId) -> float | None:
-    try:
-        async with asyncio.timeout(PING_S):
-            await member.switchboard.ping(node)  # the first one dials
-            return await member.switchboard.ping(node)
-    except (TimeoutError, ShardlineError):
-        return None
+    return records, rtts_ms, routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,4 +175,19 @@ def _row(record: NodeRecord, rtt_ms: float | None, path: _Path) -> dict[str, Any
         "path": path.kind,
         "via": path.via,
         "links_ms": dict(record.links),
+        "links": {node: _link(rtt_ms, flow) for node, rtt_ms, flow in record.measured()},
+    }
+
+
+def _link(rtt_ms: float, flow: Flow) -> dict[str, Any]:
+    """What the node measured of a way to another; None is not known yet.
+
+    Nothing is lost for good on our links: a ping that was lost on the way is late.
+    """
+    return {
+        "rtt_ms": rtt_ms,
+        "up_mbit_s": flow.up_kbit_s / 1e3 or None,
+        "down_mbit_s": flow.down_kbit_s / 1e3 or None,
+        "late_share": flow.late / flow.pings if flow.pings else None,
+        "pings": flow.pings,
     }

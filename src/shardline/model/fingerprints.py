@@ -17,7 +17,7 @@ from shardline.model.files import WeightFiles, header
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["fingerprint"]
+__all__ = ["config_fingerprint", "fingerprint"]
 
 SAMPLES: Final = 16
 SAMPLE_BYTES: Final = 4096
@@ -40,6 +40,14 @@ def fingerprint(model_dir: Path) -> str:
                 stream.seek(data_start + offset)
                 digest.update(stream.read(size))
     return digest.hexdigest()[:32]
+
+
+def config_fingerprint(model_dir: Path) -> str:
+    """32 hexadecimal digits; equal for equal configurations, whatever the weights.
+
+    Needs no weights. Raises NoSuchModel or CorruptWeights.
+    """
+    return hashlib.sha256(_canonical_config(model_dir / "config.json")).hexdigest()[:32]
 
 
 def _samples(tensors: dict[str, Any], data_bytes: int) -> list[tuple[int, int]]:

@@ -7,10 +7,13 @@ that is promised, before a byte is read: the node never holds more than it was g
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 from typing import TYPE_CHECKING
 
+from shardline.core.errors import ShardlineError
 from shardline.core.spans import Span
-from shardline.model import LoadedSpan, load_span
+from shardline.model import LoadedSpan, decode_rate, load_span
 from shardline.runtime import SpanEngine
 
 if TYPE_CHECKING:
@@ -22,6 +25,11 @@ if TYPE_CHECKING:
     from shardline.node.machine import Budget
 
 __all__ = ["Holding"]
+
+_log = logging.getLogger(__name__)
+
+MEASURE_S = 0.5
+"""How long a node measures itself before it serves. Longer is steadier, and later."""
 
 
 class Holding:
@@ -64,6 +72,19 @@ class Holding:
         self._serves = span
         await self._give(max(0, self._budget.cache_tokens(span, beside=self._blocks)))
 
+    async def measure(self) -> float:
+        """Single-token steps a second through one of the blocks that serve; 0 if none can be told.
+
+        Takes MEASURE_S, and more where a block takes that long; the engine waits.
+        """
+        loaded = LoadedSpan(self._budget.plan, self._hull(), dict(self._blocks)).part(self._serves)
+        rate = functools.partial(decode_rate, loaded, budget_s=MEASURE_S)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, rate)
+        except ShardlineError as error:
+            _log.info("this node's speed shows with its first steps: %s", error)
+            return 0.0
+
     async def keep(self, span: Span | None) -> None:
         """Let go of all blocks but these; sessions that are still open keep theirs."""
         self._blocks = {
@@ -90,9 +111,11 @@ class Holding:
         loaded.warm()
         return loaded
 
+    def _hull(self) -> Span:
+        return Span(min(self._blocks, default=0), max(self._blocks, default=0) + 1)
+
     async def _give(self, cache_tokens: int) -> None:
-        hull = Span(min(self._blocks, default=0), max(self._blocks, default=0) + 1)
-        loaded = LoadedSpan(self._budget.plan, hull, dict(self._blocks))
+        loaded = LoadedSpan(self._budget.plan, self._hull(), dict(self._blocks))
         hold = lambda: self.engine.hold(loaded, cache_tokens=cache_tokens)  # noqa: E731
         await asyncio.get_running_loop().run_in_executor(self._thread, hold)
 

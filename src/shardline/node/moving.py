@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from shardline.core.errors import ShardlineError
 from shardline.core.spans import Span
+from shardline.node.probing import PROBE_S
 from shardline.swarm import SETTLE_S, State, decide, may_move
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ _log = logging.getLogger(__name__)
 THINK_S = 60.0
 """How often a node asks itself whether it should move, give or take a half."""
 NEWS_S = 2.0
-"""How long seats on the old blocks are still given: callers choose by the last record they saw."""
+"""How long seats on the old blocks are still given: callers choose by the last record they saw. A
+newcomer listens for as long before it chooses."""
 LEAVE_S = 5.0
 """How long callers have to take their sessions elsewhere. Longer spares them a replay, shorter lets
 the machine go."""
@@ -52,10 +54,11 @@ class Pace:
     settle_s: float = SETTLE_S
     news_s: float = NEWS_S
     leave_s: float = LEAVE_S
+    probe_s: float = PROBE_S
 
     def times(self, factor: float) -> Pace:
         """All waits so many times as long."""
-        waits = (self.think_s, self.settle_s, self.news_s, self.leave_s)
+        waits = (self.think_s, self.settle_s, self.news_s, self.leave_s, self.probe_s)
         return Pace(*(wait_s * factor for wait_s in waits))
 
 

@@ -24,12 +24,13 @@ from shardline.model import adopt_threads, fingerprint, resolve, trace
 from shardline.node.holding import Holding
 from shardline.node.machine import Budget, memory_limit_bytes, open_device
 from shardline.node.moving import Mover, Pace
+from shardline.node.probing import Prober
 from shardline.node.telling import Teller
 from shardline.node.worker import Duty, Worker
 from shardline.swarm import NodeRecord, State, choose_span, membership
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 
     from shardline.core.errors import ShardlineError
     from shardline.core.ids import NodeId
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 __all__ = ["Person", "Serving", "Settings", "serve"]
 
 _log = logging.getLogger(__name__)
+
+LISTENS_MAX = 5
+"""How often a newcomer listens for more nodes before it chooses blocks: in a large swarm somebody
+always comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +103,7 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
         torch.set_num_threads(settings.threads)
     device = open_device(settings.device)
     plan, print_ = await asyncio.to_thread(_study, settings.model)
-    memory_bytes = memory_limit_bytes(settings.memory_bytes, device)
-    budget = Budget(plan, _dtype(settings, plan), memory_bytes)
+    budget = Budget(plan, _dtype(settings, plan), memory_limit_bytes(settings.memory_bytes, device))
     wanted = None if settings.blocks == "auto" else Span.parse(settings.blocks, blocks=plan.blocks)
     budget.check(wanted)
     mail = _Mail()
@@ -114,7 +118,7 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
     )
     async with joining as member:
         person.joined(member.invite, member.listening)
-        span = wanted or await _choose(member, budget, print_)
+        span = wanted or await _choose(member, budget, print_, settings.pace.news_s)
         clock = SystemClock()
         record = _record(settings, identity.node_id, budget, span, print_)
         with ThreadPoolExecutor(1, "shardline-engine", adopt_threads) as thread:
@@ -127,14 +131,15 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
             async with asyncio.TaskGroup() as tasks:
                 duty = Duty(identity.node_id, print_, span)
                 worker = mail.worker = _worker(member, duty, holding, thread, tasks)
-                await teller.publish(state=State.READY)
+                rate = worker.tally.block_steps_per_s = await holding.measure()
+                await teller.publish(state=State.READY, block_steps_per_s=rate)
                 load_s = clock.monotonic_s() - started_s
                 weights_bytes = budget.span_bytes(span)
                 person.serving(Serving(teller.record, member.listening, weights_bytes, load_s))
                 mover = Mover(teller, holding, worker, settings.pace, clock)
-                moving = tasks.create_task(mover.run())
-                await teller.stay(worker, person.stop)
-                moving.cancel()
+                prober = _prober(member, teller, worker, settings.pace)
+                with _beside(tasks, mover.run(), prober.run()):
+                    await teller.stay(worker, person.stop)
                 await _leave(teller, worker, settings.pace)
                 mail.worker = None  # what is under way is finished, nothing new is begun
         await member.directory.withdraw()
@@ -155,6 +160,27 @@ def _worker(
         thread=thread,
         clock=SystemClock(),
         spawn=tasks.create_task,
+    )
+
+
+@contextlib.contextmanager
+def _beside(tasks: asyncio.TaskGroup, *work: Coroutine[None, None, None]) -> Generator[None]:
+    """This work goes on while the context lasts."""
+    started = [tasks.create_task(each) for each in work]
+    yield
+    for task in started:
+        task.cancel()
+
+
+def _prober(member: Member, teller: Teller, worker: Worker, pace: Pace) -> Prober:
+    """One that asks whom the directory shows."""
+    return Prober(
+        member.switchboard,
+        teller.links,
+        teller.records,
+        worker,
+        pause_s=pace.probe_s,
+        clock=SystemClock(),
     )
 
 
@@ -195,10 +221,20 @@ def _dtype(settings: Settings, plan: ChainPlan) -> torch.dtype:
     return torch.float32 if own == "float32" else torch.bfloat16
 
 
-async def _choose(member: Member, budget: Budget, print_: str) -> Span:
-    """The span that the swarm lacks most, of as many blocks as fit here."""
-    snapshot = await member.directory.snapshot()
-    others = [record for record in snapshot.records.values() if record.fingerprint == print_]
+async def _choose(member: Member, budget: Budget, print_: str, news_s: float) -> Span:
+    """The span that the swarm lacks most, of as many blocks as fit here.
+
+    Who has just joined is linked to one member, hears of the others from it, and dials them only
+    then: the choice waits until nobody new answers for `news_s`.
+    """
+    records: Mapping[NodeId, NodeRecord] = {}
+    for _ in range(LISTENS_MAX):
+        before = records.keys()
+        await asyncio.sleep(news_s)
+        records = (await member.directory.snapshot()).records
+        if records.keys() <= before:
+            break
+    others = [record for record in records.values() if record.fingerprint == print_]
     return choose_span(others, blocks=budget.plan.blocks, fits=budget.fits())
 
 

@@ -13,47 +13,20 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from shardline.core.errors import ShardlineError
-from shardline.swarm import LINKS_TOLD, heartbeat_s, record_life_s, renew
+from shardline.node.links import Links
+from shardline.swarm import heartbeat_s, record_life_s, renew
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from shardline.core.clock import Clock
     from shardline.core.ids import NodeId
     from shardline.node.holding import Holding
     from shardline.node.worker import Worker
     from shardline.swarm import Member, NodeRecord
 
-__all__ = ["Links", "Teller"]
+__all__ = ["Teller"]
 
 PING_S = 5.0
 """How long a node may take to answer before the way to it counts as unknown."""
-
-
-class Links:
-    """Round-trip times in ms to other nodes, at most LINKS_TOLD, and whose turn it is."""
-
-    def __init__(self) -> None:
-        self.known: dict[NodeId, float] = {}
-        """The latest last."""
-        self._reached = ""
-
-    def turn(self, others: Iterable[NodeId]) -> list[NodeId]:
-        """Whom to measure now: the next LINKS_TOLD in a ring of all; those who left are dropped."""
-        ring = sorted(others)
-        self.known = {node: ms for node, ms in self.known.items() if node in set(ring)}
-        later = [node for node in ring if node > self._reached]
-        chosen = [*later, *ring[: len(ring) - len(later)]][:LINKS_TOLD]
-        self._reached = chosen[-1] if chosen else ""
-        return chosen
-
-    def add(self, node: NodeId, rtt_ms: float | None) -> None:
-        """What measuring gave; None: no answer."""
-        self.known.pop(node, None)
-        if rtt_ms is not None:
-            self.known[node] = round(rtt_ms, 3)
-        while len(self.known) > LINKS_TOLD:
-            del self.known[next(iter(self.known))]
 
 
 class Teller:
@@ -61,10 +34,10 @@ class Teller:
 
     def __init__(self, member: Member, record: NodeRecord, holding: Holding, clock: Clock) -> None:
         self.record = record
+        self.links = Links(record.node)
         self._member = member
         self._holding = holding
         self._clock = clock
-        self._links = Links()
         self._nodes = 1
         self._speaking = asyncio.Lock()
 
@@ -97,10 +70,10 @@ class Teller:
             share = (busy_s - before_s) / max(now_s - since_s, 1e-3)
             since_s, before_s = now_s, busy_s
             await self.publish(
-                links=dict(self._links.known),
                 load=min(max(share, 0.0), 1.0),
                 queue=worker.queue,
                 block_steps_per_s=worker.tally.block_steps_per_s,
+                **self.links.told(),
             )
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(heartbeat_s(self._nodes)):
@@ -109,10 +82,10 @@ class Teller:
 
     async def _measure(self) -> None:
         others = [record.node for record in await self.records() if record.node != self.record.node]
-        chosen = self._links.turn(others)
+        chosen = self.links.turn(others)
         times = await asyncio.gather(*(self._ping(node) for node in chosen))
         for node, rtt_ms in zip(chosen, times, strict=True):
-            self._links.add(node, rtt_ms)
+            self.links.add(node, rtt_ms)
 
     async def _ping(self, node: NodeId) -> float | None:
         try:

@@ -1,6 +1,9 @@
 """Which node runs which blocks, in what order, and how far from the best (MTPP, PAPER 2)."""
 
 from shardline.partition.comparing import compare
+from shardline.partition.dag import GraphProblem, evaluate_graph, stage_order
+from shardline.partition.dag_families import GRAPHS, make_graph
+from shardline.partition.dag_solve import GRAPH_METHODS, GraphPlan, PlacedOps, plan_graph
 from shardline.partition.families import FAMILIES, make
 from shardline.partition.problem import (
     Block,
@@ -11,21 +14,43 @@ from shardline.partition.problem import (
     evaluate,
     weight_of,
 )
+from shardline.partition.schemes import Library, Scheme, nearest_schemes, shipped, state_of
+from shardline.partition.schemes_making import precompute, scheme_of
+from shardline.partition.schemes_picking import lay
+from shardline.partition.schemes_refining import refine
 from shardline.partition.solve import METHODS, Placed, Plan, plan
 
 __all__ = [
     "FAMILIES",
+    "GRAPHS",
+    "GRAPH_METHODS",
     "METHODS",
     "Block",
     "Figures",
+    "GraphPlan",
+    "GraphProblem",
+    "Library",
     "Node",
     "Placed",
+    "PlacedOps",
     "Plan",
     "Problem",
+    "Scheme",
     "Share",
     "compare",
     "evaluate",
+    "evaluate_graph",
+    "lay",
     "make",
+    "make_graph",
+    "nearest_schemes",
     "plan",
+    "plan_graph",
+    "precompute",
+    "refine",
+    "scheme_of",
+    "shipped",
+    "stage_order",
+    "state_of",
     "weight_of",
 ]

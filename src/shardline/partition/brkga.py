@@ -10,7 +10,7 @@ best chain is polished by local search: a plain one loses to the speed order at 
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from shardline.partition.pricing import threaded
 from shardline.partition.problem import evaluate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Chain = tuple[Share, ...]
 
-__all__ = ["evolve"]
+__all__ = ["LOOSEST", "bred", "evolve"]
+
+Found = TypeVar("Found")
 
 POPULATION = 24
 ELITE = 0.2
@@ -62,27 +64,41 @@ def evolve(
         chain = threaded(few, np.zeros(few.nodes), limit_s, place[:, None] <= place)
         return (evaluate(problem, chain).value_s(weight), chain) if chain else (inf, None)
 
-    people = rng.random((POPULATION, few.nodes + 1))
-    for row, keys in zip(people, _seeds(few, known, bound_s), strict=False):
-        row[:] = keys
-    judged = [decode(keys) for keys in people]
-    judged += [(evaluate(problem, chain).value_s(weight), chain) for chain in known]
-    best = min(judged, key=lambda one: one[0])
-    values = np.array([value for value, _ in judged[:POPULATION]])
+    starts = [(evaluate(problem, chain).value_s(weight), chain) for chain in known]
+    seeds = _seeds(few, known, bound_s)
+    best = bred(decode, seeds, starts, keys=few.nodes + 1, rng=rng, over=over)
+    return _finished(few, weight, best, rng, over)
+
+
+def bred(  # noqa: PLR0913 - what evolves, from what, and for how long
+    decode: Callable[[Floats], tuple[float, Found | None]],
+    seeds: Sequence[Floats],
+    known: Sequence[tuple[float, Found]],
+    *,
+    keys: int,
+    rng: np.random.Generator,
+    over: Callable[[], bool],
+) -> Found | None:
+    """The best that any generation of keys decodes to, or that is known; at least the seeds are."""
+    best: tuple[float, Found | None] = min(known, key=lambda one: one[0], default=(inf, None))
+    people = rng.random((POPULATION, keys))
+    people[: len(seeds)] = seeds[:POPULATION]
+    values = np.full(POPULATION, inf)
     elite, mutants = round(ELITE * POPULATION), round(MUTANTS * POPULATION)
-    for _ in range(GENERATIONS):
-        if over():
-            break
-        people, values = people[values.argsort()], np.sort(values)
-        children = POPULATION - elite - mutants
+    children = POPULATION - elite - mutants
+    for generation in range(GENERATIONS + 1):
+        for place in range(elite if generation else 0, POPULATION):
+            if over() and (generation or place >= len(seeds)):
+                return best[1]
+            found = decode(people[place])
+            values[place] = found[0]
+            best = min((best, found), key=lambda one: one[0])
+        people, values = people[values.argsort(kind="stable")], np.sort(values)
         mothers = people[rng.integers(elite, size=children)]
         fathers = people[rng.integers(elite, POPULATION, size=children)]
         mixed = np.where(rng.random(mothers.shape) < INHERITED, mothers, fathers)
-        people[elite:] = np.concatenate([mixed, rng.random((mutants, few.nodes + 1))])
-        found = [decode(keys) for keys in people[elite:]]
-        values[elite:] = [value for value, _ in found]
-        best = min([best, *found], key=lambda one: one[0])
-    return _finished(few, weight, best[1], rng, over)
+        people[elite:] = np.concatenate([mixed, rng.random((mutants, keys))])
+    return best[1]
 
 
 def _finished(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
+NODES_MAX = {"exact": EXACT_NODES, "mip": 16}
+
 
 def compare(
     problem: Problem,
@@ -27,12 +29,12 @@ def compare(
     """Each method's plan, or what it said instead.
 
     Bound and gap of all are those of the best bound. By default all methods but `search`, which is
-    `auto` for many nodes, and without `exact` where that would take long.
+    `auto` for many nodes, and without `exact` and `mip` where these would take long.
     """
     found: dict[str, Plan | BadInput] = {}
     bound_ms = 0.0
     for method in methods or [method for method in METHODS if method != "search"]:
-        if method == "exact" and len(problem.nodes) > EXACT_NODES:
+        if len(problem.nodes) > NODES_MAX.get(method, len(problem.nodes)):
             continue
         try:
             one = plan(

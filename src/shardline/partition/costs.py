@@ -38,7 +38,9 @@ class Costs:
     `names[i]` is the problem's own index.
     """
 
-    def __init__(self, problem: Problem, within: tuple[Costs, Ints] | None = None) -> None:
+    def __init__(
+        self, problem: Problem, within: tuple[Costs, Ints] | None = None, band: int | None = None
+    ) -> None:
         self.problem = problem
         self.blocks = len(problem.blocks)
         count = len(problem.nodes)
@@ -47,21 +49,26 @@ class Costs:
             self.segment = _segments(problem, self.names)
         else:
             self.names = within[0].names[within[1]]
-            self.segment = np.ascontiguousarray(within[0].segment[:, within[1]])
+            self.segment = within[0].segment[:, :, :band].take(within[1], axis=1)
         self.nodes = len(self.names)
         self.band: int = self.segment.shape[2]
         kept = self.names
         with np.errstate(divide="ignore"):
-            per_byte = 1 / problem.bytes_per_s
+            per_byte, sent, got = (
+                1 / problem.bytes_per_s[ends]
+                for ends in (np.ix_(kept, kept), (count, kept), (kept, count))
+            )
         self._delay = _own(problem.delay_s[np.ix_(kept, kept)].T)
-        self._per_byte = _own(per_byte[np.ix_(kept, kept)].T)
-        self._first = (problem.delay_s[count, kept], per_byte[count, kept])
-        self._last = (problem.delay_s[kept, count], per_byte[kept, count])
+        self._per_byte = _own(per_byte.T)
+        self._first = (problem.delay_s[count, kept], sent)
+        self._last = (problem.delay_s[kept, count], got)
+        sizes = [inf, *(problem.cut_bytes(cut) for cut in range(1, self.blocks))]
+        self._inner_bytes = np.array(sizes, dtype=np.float64)
         self._links: dict[int, tuple[Floats, Floats]] = {}
 
-    def among(self, kept: Sequence[int] | Ints) -> Costs:
-        """The same for some of these nodes."""
-        return Costs(self.problem, (self, np.asarray(kept, dtype=np.int64)))
+    def among(self, kept: Sequence[int] | Ints, band: int | None = None) -> Costs:
+        """The same for some of these nodes, with at most so many blocks each."""
+        return Costs(self.problem, (self, np.asarray(kept, dtype=np.int64)), band)
 
     def links(self, cut: int) -> tuple[Floats, Floats]:
         """Transfer and hop (transfer with delay) between nodes, [to, from], at an inner cut."""
@@ -72,6 +79,13 @@ class Costs:
             np.fill_diagonal(transfer, inf)
             self._links[size] = transfer, transfer + self._delay
         return self._links[size]
+
+    def transfers(self, sender: int, receiver: int) -> Floats:
+        """Between these two at each inner cut; the first, which is none, is inf."""
+        per_byte = float(self._per_byte[receiver, sender])
+        if per_byte == inf or sender == receiver:
+            return np.full(self.blocks, inf)
+        return self._inner_bytes * per_byte
 
     def ends(self, *, first: bool) -> tuple[Floats, Floats]:
         """Transfer and hop from the caller to each node, or from each node to the caller."""
@@ -138,9 +152,11 @@ def _segments(problem: Problem, names: Ints) -> Floats:
     held = [node.holds for node in nodes]
     lowest = np.array([span.start if span else 0 for span in held])
     highest = np.array([span.stop if span else len(blocks) for span in held])
+    # Where blocks are all alike, those at the start stand for all.
+    alike = len(set(blocks)) == 1 and not any(held)
     columns: list[Floats] = []
     for length in range(1, len(blocks) + 1):
-        starts: Ints = np.arange(len(blocks) - length + 1)[:, None]
+        starts: Ints = np.arange(1 if alike else len(blocks) - length + 1)[:, None]
         kept = cache[starts + length] - cache[starts]
         over = parameters[starts + length] - parameters[starts] + kept - memory
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -150,7 +166,11 @@ def _segments(problem: Problem, names: Ints) -> Floats:
         seconds[(starts < lowest) | (starts + length > highest)] = inf
         if columns and not np.isfinite(seconds).any():
             break
-        column = np.full((len(blocks), len(nodes)), inf)
-        column[: len(starts)] = seconds
-        columns.append(column)
-    return np.ascontiguousarray(np.stack(columns, axis=2))
+        columns.append(seconds)
+    if alike:
+        stops: Ints = np.arange(len(blocks))[:, None] + np.arange(1, len(columns) + 1)
+        inside = (stops <= len(blocks))[:, None, :]
+        return np.where(inside, np.stack(columns, axis=2), inf)
+    pads = [((0, length), (0, 0)) for length in range(len(columns))]
+    padded = [np.pad(one, pad, constant_values=inf) for one, pad in zip(columns, pads, strict=True)]
+    return np.ascontiguousarray(np.stack(padded, axis=2))

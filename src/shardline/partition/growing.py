@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Chain = tuple[Share, ...]
     _Grown = tuple[bool, list[int]]
 
-__all__ = ["fitted", "grow"]
+__all__ = ["fitted", "grow", "grown_at"]
 
 TRIES = (4, 60, 300)
 """Parts taken out and grown anew at one limit before it is given up: for a first chain, while the
@@ -49,6 +49,8 @@ NO_ROOM = -1e6
 FAR = 1000 * FINE
 CLOSE = 2e-4
 """Relative; nearer than this the bisection of the limit ends."""
+CLOSE_ENOUGH = 0.02
+"""Likewise, where an answer is wanted at once."""
 FACTOR_MAX = 1e6
 
 
@@ -89,6 +91,28 @@ def grow(
             if restarts > RESTARTS:
                 break
     return best
+
+
+def grown_at(
+    costs: Costs, start: list[int], limit_s: float, tries: int, rng: np.random.Generator
+) -> Chain | None:
+    """A chain within this limit, grown from these nodes or else from none; None if so many tries
+    find none."""
+    useful = np.flatnonzero(least_stages(costs)[:, 0] <= limit_s)
+    if not len(useful):
+        return None
+    garden = _Garden(costs, useful, limit_s, rng)
+    uneven = len(set(costs.problem.blocks)) > 1
+    for known in (start, []):
+        chain = known
+        for spare in range(SPARE_MAX if uneven else 1):
+            reached, chain = garden.grown(chain, costs.blocks + spare, tries, lambda: False)
+            found = fitted(costs, chain, limit_s, CLOSE_ENOUGH) if reached else None
+            if found:
+                return found
+            if not reached:
+                break
+    return None
 
 
 class _Garden:
@@ -247,16 +271,16 @@ def _rooms(costs: Costs, useful: Ints, limit_s: float) -> Ints:
     return table
 
 
-def fitted(costs: Costs, chain: list[int], limit_s: float) -> Chain | None:
+def fitted(costs: Costs, chain: list[int], limit_s: float, close: float = 1e-4) -> Chain | None:
     """Cut the blocks for these nodes in this order, all used, as evenly as the limit needs.
 
-    The limit is then bisected down to what this order allows.
+    The limit is then bisected down to what this order allows, as closely as is said.
     """
     found = _cut(costs, chain, limit_s)
     if found is None or not all(share.start < share.stop for share in found):
         return None
     lower_s, upper_s = 0.0, min(limit_s, evaluate(costs.problem, found).bottleneck_s)
-    while upper_s - lower_s > 1e-4 * upper_s:
+    while upper_s - lower_s > close * upper_s:
         middle_s = max((lower_s + upper_s) / 2, 0.99 * upper_s)
         better = _cut(costs, chain, middle_s)
         if better is None or not all(share.start < share.stop for share in better):
@@ -286,11 +310,8 @@ def _cut(costs: Costs, chain: list[int], limit_s: float) -> Chain | None:
         steps.append((stage, done))
         if place == len(chain) - 1:
             break
-        entered = np.full(blocks, inf)
-        for cut in range(1, blocks):
-            sent = costs.links(cut)[0][chain[place + 1], node]
-            if done[cut] + sent <= limit_s:
-                entered[cut] = sent
+        sent = costs.transfers(node, chain[place + 1])
+        entered = np.where(done[:blocks] + sent <= limit_s, sent, inf)
     if not steps[-1][1][blocks] + costs.ends(first=False)[0][chain[-1]] <= limit_s:
         return None
     shares: list[Share] = []

@@ -128,16 +128,16 @@ class _Judge:
                 groups.append(inserted.reshape(-1, size + 1))
         if size > 1:
             groups.append(np.stack([np.delete(chain, place) for place in range(size)]))
-            turned = [
-                np.concatenate([chain[:low], chain[low:high][::-1], chain[high:]])
-                for low in range(size - 1)
-                for high in range(low + 2, size + 1)
-            ]
-            moved = [
-                np.insert(np.delete(chain, place), to, chain[place])
-                for place in range(size)
-                for to in range(size)
-                if to != place
-            ]
-            groups.append(np.stack(turned + moved))
+            groups.append(chain[_reordered(size)])
         return groups
+
+
+def _reordered(size: int) -> Ints:
+    """All orders of so many places with one run turned round, or one place moved."""
+    at: Ints = np.arange(size)
+    low, last = (ends[:, None] for ends in np.triu_indices(size, 1))
+    turned = np.where((low <= at) & (at <= last), low + last - at, at)
+    place, to = (ends[:, None] for ends in np.nonzero(~np.eye(size, dtype=np.bool_)))
+    later = at + ((place <= at) & (at < to))
+    moved = np.where(at == to, place, later - ((to < at) & (at <= place)))
+    return np.concatenate([turned, moved])

@@ -62,10 +62,12 @@ def price(
     over: Callable[[], bool],
     start: Chain | None = None,
     better: Callable[[Costs, Chain], Chain] | None = None,
+    enough_s: float = inf,
 ) -> Priced:
     """The fastest chain found and a lower bound of the latency.
 
-    `over` says when to stop; `better` improves each chain found, among the nodes still of use.
+    `over` says when to stop, and so does a bound that is `enough_s`; `better` improves each chain
+    found, among the nodes still of use.
     """
     best, best_s = start, evaluate(costs.problem, start).latency_s if start else inf
     bound_s, prices = 0.0, np.zeros(costs.nodes)
@@ -85,7 +87,7 @@ def price(
             found = better(near, found)
         if found and (found_s := evaluate(costs.problem, found).latency_s) < best_s:
             best, best_s = found, found_s
-        if best_s <= bound_s * (1 + CLOSE) or over():
+        if min(best_s, enough_s) <= bound_s * (1 + CLOSE) or over():
             break
         prices[few] = _priced(near, prices[few], best_s, over)
         kept = np.flatnonzero(through_s <= best_s * (1 + CLOSE))

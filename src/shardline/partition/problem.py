@@ -144,13 +144,17 @@ class Problem:
 
     def compute_s(self, share: Share) -> tuple[float, float]:
         """Work with overhead, and overflow; inf where the share cannot be there at all."""
-        node = self.nodes[share.node]
-        blocks = self.blocks[share.start : share.stop]
+        return self.held_s(share.node, range(share.start, share.stop))
+
+    def held_s(self, index: int, held: Sequence[int]) -> tuple[float, float]:
+        """`compute_s` of blocks that need not be a run."""
+        node = self.nodes[index]
+        blocks = [self.blocks[block] for block in held]
         work_s = node.overhead_s + sum(block.work_s for block in blocks) / node.speed
         parameters = sum(block.parameter_bytes for block in blocks)
         cache = sum(block.cache_bytes for block in blocks)
-        held = node.holds
-        if held and not held.start <= share.start < share.stop <= held.stop:
+        may = node.holds
+        if may and not may.start <= min(held) <= max(held) < may.stop:
             return work_s, inf
         over = parameters + cache - node.memory_bytes
         if over <= 0:

@@ -16,10 +16,14 @@ from shardline.partition.costs import Costs
 from shardline.partition.exact import exact
 from shardline.partition.greedy import by_memory, by_petals, by_rate
 from shardline.partition.growing import grow
+from shardline.partition.mip import programmed
 from shardline.partition.polishing import ordered, polish
-from shardline.partition.pricing import price, threaded
+from shardline.partition.pricing import threaded
 from shardline.partition.problem import evaluate, weight_of
 from shardline.partition.reasons import explain
+from shardline.partition.schemes_laying import quick_bound_s
+from shardline.partition.schemes_picking import pick
+from shardline.partition.touring import toured
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +109,12 @@ class _Search:
 
         return over
 
+    def left_s(self) -> float | None:
+        """What is left of the budget; None without one."""
+        if self._budget_s is None:
+            return None
+        return max(0.0, self._budget_s - (time.perf_counter() - self._started_s))
+
     def take(self, chain: Chain | None) -> None:
         """Keep the chain if it is the best so far."""
         if chain:
@@ -115,7 +125,8 @@ class _Search:
     def fastest(self) -> Chain | None:
         """By prices and local search; its bound is kept where it is one of the objective."""
         self._over = self.over_at(PART_ALL if self.weight == 0 else PART_FAST)
-        found = price(self.costs, self._over, better=self._polished)
+        until = PART_ALL if self.weight == 0 else PART_FAST
+        found = toured(self.costs, self.over_at, until, better=self._polished)
         if self.weight == 0:
             self.bound_s = found.bound_s
         self.take(found.chain)
@@ -177,17 +188,40 @@ def _search(search: _Search) -> None:
         known = [chain for chain in (fast, wide) if chain]
         over = search.over_at(PART_ALL)
         search.take(evolve(search.costs, search.weight, search.seed, over, known))
+    if search.best is None:  # the time was short
+        for chain in pick(search.costs, search.weight, search.seed):
+            search.take(chain)
 
 
-def _brkga(search: _Search) -> None:
+def _ruled(search: _Search) -> list[Chain]:
+    """Chains by rule, for a search to start from."""
     known: list[Chain] = []
     for rule in (by_rate, by_petals):
         try:
             known.append(rule(search.problem, search.weight))
         except BadInput:
             continue  # a seed less
+    return known
+
+
+def _brkga(search: _Search) -> None:
     over = search.over_at(PART_ALL)
-    search.take(evolve(search.costs, search.weight, search.seed, over, known))
+    search.take(evolve(search.costs, search.weight, search.seed, over, _ruled(search)))
+
+
+def _mip(search: _Search) -> None:
+    """Chains by rule, and the solver's; without a bound of its in time, `plan` seeks one."""
+    known = _ruled(search)
+    found = programmed(search.costs, search.weight, known, search.left_s())
+    for chain in (*known, found.chain):
+        search.take(chain)
+    search.bound_s = found.bound_s
+
+
+def _scheme(search: _Search) -> None:
+    for chain in pick(search.costs, search.weight, search.seed):
+        search.take(chain)
+    search.bound_s = quick_bound_s(search.costs, search.weight)
 
 
 def _rule(rule: Callable[[Problem, float], Chain]) -> Callable[[_Search], None]:
@@ -197,8 +231,10 @@ def _rule(rule: Callable[[Problem, float], Chain]) -> Callable[[_Search], None]:
 METHODS: dict[str, Callable[[_Search], None]] = {
     "auto": _auto,
     "exact": _exact,
+    "mip": _mip,
     "search": _search,
     "brkga": _brkga,
+    "scheme": _scheme,
     "greedy": _rule(by_rate),
     "memory": _rule(by_memory),
     "petals": _rule(by_petals),
@@ -258,5 +294,5 @@ def _bound_s(search: _Search, chain: Chain) -> float:
     slowest_s = assigned_bottleneck_s(search.costs, figures.bottleneck_s) if weight else 0.0
     if weight == 1:
         return slowest_s
-    way_s = price(search.costs, search.over_at(1.0), start=chain).bound_s
+    way_s = toured(search.costs, search.over_at, start=chain).bound_s
     return weight * slowest_s + (1 - weight) * way_s

@@ -28,6 +28,8 @@ from shardline.swarm.rebalancing import (
 )
 from shardline.swarm.records import (
     CLOCK_SKEW_S,
+    PINGS_KEPT,
+    Flow,
     Foreign,
     NodeRecord,
     State,
@@ -45,6 +47,7 @@ from shardline.swarm.view import View
 __all__ = [
     "CLOCK_SKEW_S",
     "LINKS_TOLD",
+    "PINGS_KEPT",
     "SETTLE_S",
     "TLS_NAME",
     "TURN_S",
@@ -57,6 +60,7 @@ __all__ = [
     "Directory",
     "Entry",
     "Event",
+    "Flow",
     "Follower",
     "Foreign",
     "Gap",

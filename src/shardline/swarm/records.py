@@ -9,6 +9,7 @@ over, so that a later version may add some.
 from __future__ import annotations
 
 from enum import Enum
+from itertools import repeat
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -20,12 +21,16 @@ from shardline.core.spans import Span
 from shardline.wire import verify
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shardline.core.signer import Signer
 
 __all__ = [
     "CLOCK_SKEW_S",
     "LIFE_MAX_S",
+    "PINGS_KEPT",
     "RECORD_BYTES_MAX",
+    "Flow",
     "Foreign",
     "NodeRecord",
     "State",
@@ -44,6 +49,8 @@ until this long after it ended: presence, not expiry, is what notices a death qu
 LIFE_MAX_S = 600.0
 """The longest a record may live; longer lets an old one be replayed for longer."""
 LINKS_MAX = 128
+PINGS_KEPT = 64
+"""The window of `Flow.late`: more pings tell rare lateness, fewer forget it sooner."""
 ADDRESSES_MAX = 8
 """Addresses in one record."""
 NAME_CHARS_MAX = 64
@@ -72,6 +79,27 @@ class State(Enum):
     READY = "ready"
     LOADING = "loading"
     LEAVING = "leaving"
+
+
+class Flow(msgspec.Struct, frozen=True, array_like=True):
+    """What a node measured of a link beside its round trip; 13 bytes at most in a record."""
+
+    up_kbit_s: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    """How fast a burst went there by this node's clock; 0 is not known."""
+    down_kbit_s: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    """And back here."""
+    late: Annotated[int, Meta(ge=0, le=PINGS_KEPT)] = 0
+    """Of the last pings, those that nobody answered, or so late that something was sent again:
+    links lose nothing that we could see, they are late instead."""
+    pings: Annotated[int, Meta(ge=0, le=PINGS_KEPT)] = 0
+    """Those last pings."""
+
+    def __post_init__(self) -> None:
+        if self.late > self.pings:
+            raise ValueError(f"{self.late} of {self.pings} pings late")
+
+
+_Flows = Annotated[tuple[Flow, ...], Meta(max_length=LINKS_MAX)]
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +136,8 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Single-token steps a second through one block, measured; 0 is not known yet."""
     links: _Links = {}
     """Round-trip times in ms to other nodes."""
+    flows: _Flows = ()
+    """The rest of what is known of these links, in their order; empty is not told."""
     fits: _Blocks = 0
     """How many consecutive blocks the memory has room for; 0 is not told."""
     pinned: bool = False
@@ -135,6 +165,8 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"moving to blocks {self.next_start}:{self.next_stop}")
         if not 0 <= self.expires_at_s - self.issued_at_s <= LIFE_MAX_S:
             raise ValueError(f"a life of {self.expires_at_s - self.issued_at_s} s")
+        if self.flows and len(self.flows) != len(self.links):
+            raise ValueError(f"{len(self.flows)} flows of {len(self.links)} links")
 
     @property
     def span(self) -> Span:
@@ -145,6 +177,12 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     def moves_to(self) -> Span | None:
         """The blocks that this node means to move to."""
         return Span(self.next_start, self.next_stop) if self.next_stop else None
+
+    def measured(self) -> Iterator[tuple[NodeId, float, Flow]]:
+        """To whom, the round trip in ms, and the rest."""
+        flows = self.flows or repeat(Flow(), len(self.links))
+        for (node, rtt_ms), flow in zip(self.links.items(), flows, strict=True):
+            yield node, rtt_ms, flow
 
 
 class Foreign(msgspec.Struct, frozen=True):

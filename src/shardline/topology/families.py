@@ -1,4 +1,4 @@
-"""Made-up networks of the common kinds, by seed: what fingerprints and schemes are tried on.
+"""Made-up networks of the common kinds, by seed: what fingerprints are tried on.
 
 The paper precomputes schemes "for common topological states" (PAPER section 3) and does not say
 which; these six are ours. A round trip is a path over the net plus what each end adds (its access

@@ -10,6 +10,7 @@ from shardline.wire.frames import (
 from shardline.wire.handshake import MEMBERSHIP_KEY_BYTES
 from shardline.wire.keys import verify
 from shardline.wire.messages import (
+    BURST_BYTES_MAX,
     EVERY_STEP,
     Close,
     Failed,
@@ -38,6 +39,7 @@ from shardline.wire.transports.zenoh_engine import (
 )
 
 __all__ = [
+    "BURST_BYTES_MAX",
     "EVERY_STEP",
     "FRAME_BYTES_MAX",
     "HEADER_BYTES_MAX",

@@ -15,6 +15,7 @@ from msgspec import Meta
 from shardline.core.ids import NodeId, SessionId
 
 __all__ = [
+    "BURST_BYTES_MAX",
     "EVERY_STEP",
     "Close",
     "Failed",
@@ -35,6 +36,9 @@ EVERY_STEP: Final = 2**31 - 1
 """No step has a greater number."""
 TEXT_MAX: Final = 2_000
 """Characters of an error's text that cross the wire."""
+BURST_BYTES_MAX: Final = 2**19
+"""Of a burst that clocks a link: more clocks faster links better and costs slow ones more."""
+PROOF_BYTES: Final = 32
 
 _Node = Annotated[NodeId, Meta(pattern="^[0-9a-f]{64}$")]
 _Session = Annotated[SessionId, Meta(pattern="^[0-9a-f]{32}$")]
@@ -156,15 +160,23 @@ class Close(_Message, tag="close", frozen=True):
 
 
 class Ping(_Message, tag="ping", frozen=True):
-    """Answered with a Pong of the same nonce."""
+    """Answered with a Pong of the same nonce.
+
+    Its segment, if there is one, is a burst (`bursts.py`); `want_bytes` asks for one back.
+    """
 
     nonce: _Nonce
+    want_bytes: Annotated[int, Meta(ge=0, le=BURST_BYTES_MAX)] = 0
 
 
 class Pong(_Message, tag="pong", frozen=True):
-    """The answer to a Ping."""
+    """The answer to a Ping: with the burst that was wanted, or with proof that all of one came.
+
+    With neither, to a Ping about a burst, it says: not now.
+    """
 
     nonce: _Nonce
+    proof: Annotated[bytes, Meta(max_length=PROOF_BYTES)] = b""
 
 
 Message = Open | Opened | Step | Result | Failed | Reroute | Close | Ping | Pong

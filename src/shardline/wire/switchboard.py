@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from shardline.core.errors import NodeLost, PeerFault, ShardlineError
 from shardline.core.ids import PROTOCOL, NodeId, short
+from shardline.wire.bursts import Bursts, proof_of
 from shardline.wire.channel import Channel, call, welcome
 from shardline.wire.frames import FRAME_BYTES_MAX, decode_frame, encode_frame
 from shardline.wire.handshake import BOOT_BYTES, Identity
@@ -43,6 +44,17 @@ CHANNELS_MAX: Final = 4
 """Channels to one peer: two come from dialling each other at once, more are not needed."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A Ping that is out, and what its Pong may hold."""
+
+    peer: NodeId
+    answered: asyncio.Future[bool]
+    """Whether a burst was answered as one."""
+    want_bytes: int
+    proof: bytes
 
 
 @dataclass(slots=True)
@@ -83,7 +95,8 @@ class Switchboard:
         self._frame_bytes_max = frame_bytes_max
         self._peers: dict[NodeId, _Peer] = {}
         self._dials: dict[NodeId, asyncio.Future[Channel]] = {}
-        self._pings: dict[int, tuple[NodeId, asyncio.Future[None]]] = {}
+        self._pings: dict[int, _Asked] = {}
+        self._bursts = Bursts(clock)
         self._half_open = 0
         self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -143,18 +156,33 @@ class Switchboard:
 
     async def ping(self, peer: NodeId) -> float:
         """The round trip to this peer and back in milliseconds, event loops included."""
-        if peer == self.me:
-            return 0.0
+        return 0.0 if peer == self.me else (await self._ask(peer))[0]
+
+    async def burst(self, peer: NodeId, *, up_bytes: int = 0, down_bytes: int = 0) -> float | None:
+        """Milliseconds until so much was at this peer, or from it here, a round trip included.
+
+        One of the two, at most BURST_BYTES_MAX. None: one of both ends is at another burst, or has
+        had enough of them. What this node sends meanwhile, and gets, waits behind the burst.
+        """
+        with self._bursts.taken() as free:
+            if not free or peer == self.me:
+                return None
+            took_ms, whole = await self._ask(peer, secrets.token_bytes(up_bytes), down_bytes)
+            return took_ms if whole else None
+
+    async def _ask(
+        self, peer: NodeId, burst: bytes = b"", want_bytes: int = 0
+    ) -> tuple[float, bool]:
         if peer not in self._peers:
             await self._connect(peer)
         nonce = secrets.randbits(63)
-        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pings[nonce] = (peer, answered)
+        answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._pings[nonce] = _Asked(peer, answered, want_bytes, proof_of(burst) if burst else b"")
         try:
             started = self._clock()
-            await self.send(peer, Ping(nonce))
-            await answered
-            return (self._clock() - started) * 1e3
+            await self.send(peer, Ping(nonce, want_bytes), [burst] if burst else [])
+            whole = await answered
+            return (self._clock() - started) * 1e3, whole
         finally:
             del self._pings[nonce]
 
@@ -170,9 +198,9 @@ class Switchboard:
         for task in lost.tasks:
             if task is not asyncio.current_task():
                 task.cancel()
-        for pinged, answered in self._pings.values():
-            if pinged == peer and not answered.done():
-                answered.set_exception(error)
+        for asked in self._pings.values():
+            if asked.peer == peer and not asked.answered.done():
+                asked.answered.set_exception(error)
         if self._on_lost is not None:
             self._on_lost(peer, error)
 
@@ -268,9 +296,10 @@ class Switchboard:
             while True:
                 message, segments = await channel.receive()
                 if isinstance(message, Ping):
-                    await channel.send(Pong(message.nonce))
+                    with self._bursts.answer(message, segments) as (pong, burst):
+                        await channel.send(pong, burst)
                 elif isinstance(message, Pong):
-                    self._ponged(peer, message.nonce)
+                    self._ponged(peer, message, sum(part.nbytes for part in segments))
                 else:
                     self._on_message(peer, message, segments)
         except (ChannelClosed, PeerFault) as error:
@@ -287,7 +316,10 @@ class Switchboard:
         if known is not None and channel in known.channels:  # else its peer is lost already
             self.hang_up(channel.peer, error)
 
-    def _ponged(self, peer: NodeId, nonce: int) -> None:
-        pinged, answered = self._pings.get(nonce, (None, None))
-        if pinged == peer and answered is not None and not answered.done():
-            answered.set_result(None)
+    def _ponged(self, peer: NodeId, pong: Pong, size_bytes: int) -> None:
+        asked = self._pings.get(pong.nonce)
+        if asked is None or asked.peer != peer or asked.answered.done():
+            return  # whoever asked has given up
+        if size_bytes not in {0, asked.want_bytes} or pong.proof not in {b"", asked.proof}:
+            raise PeerFault("an answer to a burst that is none")
+        asked.answered.set_result(bool(size_bytes or pong.proof))

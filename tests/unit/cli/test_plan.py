@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -275,11 +276,13 @@ def test_a_person_sees_a_row_a_node_and_two_lines(ask: Ask) -> None:
 
 
 def test_a_rule_without_a_proof_states_its_gap(ask: Ask) -> None:
-    ended = ask(small(TWO), "--tokens", "512", "--method", "memory")
+    """All fits on the quick one, and by memory alone the slow one gets a half."""
+    alike = small(TWO).replace('"3MiB"', '"30MiB"').replace("block_ms = 3", "block_ms = 30")
+    ended = ask(alike, "--tokens", "512", "--method", "memory")
     assert ended.code == 0, ended.err
-    # A rule may happen on the best plan: then that is said.
-    last = ended.out.splitlines()[-1]
-    assert "this one is within" in last or "proven the best" in last
+    stated = re.search(r"this one is within ([\d.]+)% of the best", ended.out.splitlines()[-1])
+    assert stated, ended.out
+    assert float(stated[1]) > 0
 
 
 def test_more_cache_leaves_room_for_fewer_blocks(ask: Ask) -> None:

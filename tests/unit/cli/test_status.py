@@ -9,12 +9,13 @@ import pytest
 from shardline.cli import status as command
 from shardline.cli.main import run
 from shardline.core.ids import NodeId
-from shardline.swarm import Invite, NodeRecord, State
+from shardline.swarm import Flow, Invite, NodeRecord, State
 
 FIELDS = {
     "name", "id", "model", "start", "stop", "blocks", "state", "device", "dtype", "memory_bytes",
     "memory_used_bytes", "cache_tokens_free", "cache_tokens_total", "sessions", "load",
     "block_steps_per_s", "rtt_ms", "path", "via", "links_ms",
+    "links",
 }  # fmt: skip
 FIRST, SECOND, THIRD, FOURTH = (NodeId(digit * 64) for digit in "1234")
 ADA = NodeRecord(
@@ -72,6 +73,18 @@ def test_json_is_one_object_with_a_row_a_node(
     assert (ada["name"], ada["start"], ada["stop"], ada["rtt_ms"]) == ("ada", 0, 3, 1.25)
     assert (ada["state"], ada["links_ms"]) == ("ready", {SECOND: 0.5})
     assert ben["rtt_ms"] is None
+
+
+def test_json_has_what_each_node_measured_of_its_links(
+    seen: list[NodeRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    links, flows = {SECOND: 0.5, THIRD: 80.0}, (Flow(40_000, 250_000, 1, 64), Flow())
+    seen.append(msgspec.structs.replace(ADA, links=links, flows=flows))
+    (ada,) = json.loads(shown(capsys, "--json"))["nodes"]
+    figures = {"rtt_ms": 0.5, "up_mbit_s": 40.0, "down_mbit_s": 250.0, "late_share": 1 / 64}
+    assert ada["links"][SECOND] == figures | {"pings": 64}
+    unknown = {"up_mbit_s": None, "down_mbit_s": None, "late_share": None}
+    assert ada["links"][THIRD] == unknown | {"rtt_ms": 80.0, "pings": 0}
 
 
 def test_an_empty_swarm_is_an_empty_list(

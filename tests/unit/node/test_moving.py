@@ -89,6 +89,12 @@ def order(monkeypatch: pytest.MonkeyPatch, *names: str, to: Span | None = None) 
     monkeypatch.setattr(moving, "decide", ordered)
 
 
+def place(monkeypatch: pytest.MonkeyPatch, blocks: str) -> None:
+    """Whoever starts now chooses these, however fast the others say they are."""
+    span = Span.parse(blocks, blocks=BLOCKS)
+    monkeypatch.setattr("shardline.node.serving.choose_span", given(span))
+
+
 def given(answer: T) -> Callable[..., T]:
     """A function that always says this."""
 
@@ -126,10 +132,16 @@ def covered(records: dict[str, NodeRecord]) -> bool:
     return not gaps(ready, BLOCKS)
 
 
-def test_an_unbalanced_swarm_balances_itself_and_no_request_fails(
-    nodes: NodesHere, tiny: Path, golden: list[int], memory_bytes: int, always: None
+def test_an_unbalanced_swarm_balances_itself_and_no_request_fails(  # noqa: PLR0913, PLR0917 - fixtures
+    nodes: NodesHere,
+    tiny: Path,
+    golden: list[int],
+    memory_bytes: int,
+    always: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     del always
+    place(monkeypatch, "0:2")
     for name in ("pat", "quin"):
         nodes.start(name, "2:4")
     for name in ("ada", "ben", "cleo"):
@@ -174,10 +186,16 @@ def test_an_unbalanced_swarm_balances_itself_and_no_request_fails(
 
 
 def test_a_hole_is_closed_and_who_waited_goes_on(
-    nodes: NodesHere, tiny: Path, golden: list[int], memory_bytes: int
+    nodes: NodesHere,
+    tiny: Path,
+    golden: list[int],
+    memory_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in ("ada", "ben", "cleo"):
+    for name in ("ada", "ben"):
         nodes.start(name, memory_bytes=memory_bytes, pace=PACE)
+    place(monkeypatch, "0:2")
+    nodes.start("cleo", memory_bytes=memory_bytes, pace=PACE)
     assert sorted(spans(nodes.records()).values()) == ["0:2", "0:2", "2:4"]
     model = nodes.swarm.model_now(str(tiny), tell=lambda _: None)
     text: list[int] = []
@@ -199,6 +217,7 @@ def test_a_session_on_the_blocks_that_are_left_goes_on_elsewhere(  # noqa: PLR09
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     nodes.start("ada", "2:4")
+    place(monkeypatch, "0:2")
     for name in ("ben", "cleo"):
         nodes.start(name, memory_bytes=memory_bytes, pace=PACE)
     told: list[Any] = []
@@ -225,7 +244,7 @@ def test_a_session_on_blocks_that_a_mover_keeps_notices_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     order(monkeypatch)
-    monkeypatch.setattr("shardline.node.serving.choose_span", given(Span(1, 3)))
+    place(monkeypatch, "1:3")
     for name, blocks in (("ada", "0:1"), ("ben", "2:4"), ("dora", "0:3")):
         nodes.start(name, blocks)
     nodes.start("cleo", memory_bytes=memory_bytes, pace=PACE)
@@ -274,6 +293,7 @@ def test_of_two_who_decide_at_once_one_moves(
 ) -> None:
     nodes.start("pat", "2:4")
     order(monkeypatch)
+    place(monkeypatch, "0:2")
     for name in ("ada", "ben"):
         nodes.start(name, memory_bytes=memory_bytes, pace=PACE)
     announced: set[str] = set()
@@ -300,7 +320,7 @@ def test_a_node_that_cannot_read_its_new_blocks_serves_on(  # noqa: PLR0913, PLR
     nodes.start("pat", "2:4")
     nodes.start("quin", "0:2")
     order(monkeypatch)
-    monkeypatch.setattr("shardline.node.serving.choose_span", given(Span(0, 2)))
+    place(monkeypatch, "0:2")
     nodes.start("ada", memory_bytes=memory_bytes, pace=PACE)
 
     def torn(plan: Any, span: Span, **how: Any) -> Any:

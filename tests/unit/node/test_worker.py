@@ -707,16 +707,21 @@ async def test_a_lost_link_is_told_to_the_callers_whose_next_it_was() -> None:
         assert world.post.to(OTHER, Failed) == []
 
 
+async def lease_ends(world: World) -> None:
+    """The seat is kept for ORPHAN_S from now on, and no longer."""
+    world.clock.now_s += ORPHAN_S
+    await world.worker.expire()
+    assert world.engine.seats == {Seat(ONE, 2)}
+    world.clock.now_s += 1.0
+    await world.worker.expire()
+    assert world.engine.seats == set()
+
+
 async def test_a_seat_outlives_the_link_to_its_caller_for_a_while() -> None:
     async with at_work() as world:
         await world.open()
         world.worker.on_lost(CALLER, NodeLost("the pipe broke"))
-        world.clock.now_s += ORPHAN_S
-        await world.worker.expire()
-        assert world.engine.seats == {Seat(ONE, 2)}
-        world.clock.now_s += 1.0
-        await world.worker.expire()
-        assert world.engine.seats == set()
+        await lease_ends(world)
 
 
 async def test_a_caller_that_comes_back_keeps_its_seat() -> None:
@@ -735,12 +740,7 @@ async def test_a_caller_whose_steps_come_over_others_keeps_its_seat_while_they_c
         world.worker.on_lost(CALLER, NodeLost("the pipe broke"))
         world.clock.now_s += ORPHAN_S
         await world.hear(step(0), by=OTHER)
-        world.clock.now_s += ORPHAN_S
-        await world.worker.expire()
-        assert world.engine.seats == {Seat(ONE, 2)}
-        world.clock.now_s += 1.0
-        await world.worker.expire()
-        assert world.engine.seats == set()
+        await lease_ends(world)
 
 
 async def test_a_caller_that_vanishes_in_mid_step_does_not_keep_its_seat() -> None:
@@ -752,9 +752,7 @@ async def test_a_caller_that_vanishes_in_mid_step_does_not_keep_its_seat() -> No
         world.thread.waits = False
         world.thread.work()
         await rest()
-        world.clock.now_s += ORPHAN_S + 1.0
-        await world.worker.expire()
-        assert world.engine.seats == set()
+        await lease_ends(world)
 
 
 async def test_the_seats_of_a_caller_that_was_cut_off_go_at_once() -> None:

@@ -11,6 +11,9 @@ from shardline.core.errors import BadInput, PeerFault
 from shardline.core.ids import PROTOCOL
 from shardline.swarm import (
     CLOCK_SKEW_S,
+    LINKS_TOLD,
+    PINGS_KEPT,
+    Flow,
     Foreign,
     Identity,
     NodeRecord,
@@ -24,6 +27,7 @@ from shardline.swarm.records import LINKS_MAX, RECORD_BYTES_MAX
 from tests.unit.swarm.making import NOW_S, node_id, record
 
 ME = Identity.ephemeral()
+FULL = Flow(2**32 - 1, 2**32 - 1, PINGS_KEPT, PINGS_KEPT)
 
 
 def _sign_raw(payload: bytes, signer: Identity = ME) -> bytes:
@@ -74,11 +78,28 @@ def test_an_oversized_record_is_refused_unread() -> None:
 
 def test_a_record_with_all_its_links_has_room() -> None:
     links = {node_id(2**255 + number): 1e9 / 7 for number in range(LINKS_MAX)}
+    flows = (FULL,) * LINKS_MAX
     word = "\u2603" * 128
     full = record(
-        ME.node_id, name=word[:64], model=word, fingerprint=word, device=word, links=links
+        ME.node_id,
+        name=word[:64],
+        model=word,
+        fingerprint=word,
+        device=word,
+        links=links,
+        flows=flows,
     )
     assert open_record(sign(full, ME)) == full
+
+
+def test_what_is_told_of_a_link_beside_its_round_trip_is_13_bytes_at_most() -> None:
+    links = {node_id(number): 1.5 for number in range(LINKS_TOLD)}
+    without = record(ME.node_id, links=links)
+    flows = (FULL,) * LINKS_TOLD
+    grown = len(sign(record(ME.node_id, links=links, flows=flows), ME)) - len(sign(without, ME))
+    assert grown == 13 * LINKS_TOLD + 2, "and an array's own length"
+    assert sum(ms for _, ms, _ in without.measured()) == 1.5 * LINKS_TOLD
+    assert {flow for *_, flow in without.measured()} == {Flow()}
 
 
 @pytest.mark.parametrize(
@@ -103,6 +124,10 @@ def test_a_record_with_all_its_links_has_room() -> None:
         {"expires_at_s": NOW_S + 10**6},
         {"expires_at_s": NOW_S - 1},
         {"links": {"me": 1.0}},
+        {"links": {node_id(1): 1.0}, "flows": (Flow(), Flow())},
+        {"links": {node_id(1): 1.0}, "flows": (Flow(up_kbit_s=2**32),)},
+        {"links": {node_id(1): 1.0}, "flows": ((0, 0, 2, 1),)},
+        {"links": {node_id(1): 1.0}, "flows": (Flow(late=PINGS_KEPT, pings=PINGS_KEPT + 1),)},
         {"links": {node_id(1): -1.0}},
         {"links": {node_id(number): 1.0 for number in range(LINKS_MAX + 1)}},
     ],

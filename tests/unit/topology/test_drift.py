@@ -25,7 +25,10 @@ seeds = st.integers(0, 10_000)
 
 
 def snapshot(network: Network, seed: int, gone: frozenset[str] = frozenset()) -> Snapshot:
-    """What is measured at one time; nodes that are gone neither ask nor answer."""
+    """What is measured at one time; nodes that are gone neither ask nor answer.
+
+    Estimating what nobody measured takes most of these tests' time: few links and few examples.
+    """
     here = [name for name in network.nodes if name not in gone]
     return take(link_matrix(here, probes(network, links=10, seed=seed)))
 
@@ -37,16 +40,16 @@ def moved(network: Network, part: np.ndarray, factor: float) -> Network:
     return replace(network, rtt_ms=np.where(across, far_ms, network.rtt_ms))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.sampled_from(sorted(FAMILIES)), seeds)
 def test_noise_and_other_samples_raise_no_alarm(family: str, seed: int) -> None:
     network = made_up(family, NODES, seed)
     agreed = snapshot(network, seed)
-    for later in range(1, 4):
+    for later in range(1, 3):
         assert drift(agreed, snapshot(network, seed + later)).splits == ()
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=7, deadline=None, derandomize=True)
 @given(st.sampled_from(sorted(FAMILIES)), seeds, st.floats(0.2, 0.8), st.floats(5.0, 20.0))
 def test_a_split_is_named_within_one_snapshot(
     family: str, seed: int, share: float, factor: float

@@ -115,17 +115,9 @@ def test_nearest_needs_something_to_be_near_to() -> None:
 
 def test_families_are_told_apart_over_seeds_and_sizes() -> None:
     stored = {
-        f"{family} {nodes} {seed}": measured(family, nodes, seed)
-        for family in FAMILIES
-        for nodes in (24, 40)
-        for seed in range(2)
+        f"{family} {nodes}": measured(family, nodes, 0) for family in FAMILIES for nodes in (20, 36)
     }
-    asked = [
-        (family, measured(family, nodes, seed))
-        for family in FAMILIES
-        for nodes in (24, 36)
-        for seed in range(100, 102)
-    ]
+    asked = [(family, measured(family, 28, seed)) for family in FAMILIES for seed in (100, 101)]
     right = [nearest(state, stored)[0].startswith(family + " ") for family, state in asked]
     assert np.mean(right) >= 0.94
     closer: list[float] = []

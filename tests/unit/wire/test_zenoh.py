@@ -156,7 +156,7 @@ async def test_a_broken_link_is_dialled_again_though_both_ends_have_others(tls: 
         async def join(*known: str) -> tuple[ZenohTransport, ZenohEngine]:
             opening = open_zenoh(ZenohSettings(HERE, known, tls=tls))
             engine = await stack.enter_async_context(opening)
-            transport = ZenohTransport(engine, "test", KeySigner().node_id)
+            transport = ZenohTransport(engine, "test", KeySigner().node_id, open_s=DEADLINE_S)
             return await stack.enter_async_context(transport), engine
 
         _, hub = await join()

@@ -85,6 +85,7 @@ class _ZenohPipe:
             self._loop.call_soon_threadsafe(self._matched, status.matching)
 
     def _matched(self, matching: bool) -> None:  # noqa: FBT001 - a callback's argument
+        self._transport.look_soon()
         if not self.reachable.done():
             if matching:
                 self.reachable.set_result(None)
@@ -164,6 +165,7 @@ class ZenohTransport:
         self, engine: ZenohEngine, prefix: str, me: NodeId, *, open_s: float = OPEN_S
     ) -> None:
         self.session = engine.session
+        self.look_soon = engine.look_soon
         self.prefix = prefix
         self._me = me
         self._open_s = open_s

@@ -28,7 +28,7 @@ from shardline.wire.frames import FRAME_BYTES_MAX
 from shardline.wire.transports.zenoh_redial import Redial
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from shardline.wire.transports.zenoh_types import Closes, KnowsLinks, Undeclares
 
@@ -78,11 +78,17 @@ class ZenohEngine:
     """An open session and where it listens."""
 
     def __init__(
-        self, session: zenoh.Session, listening: tuple[str, ...], settings: ZenohSettings
+        self,
+        session: zenoh.Session,
+        listening: tuple[str, ...],
+        settings: ZenohSettings,
+        look_soon: Callable[[], None],
     ) -> None:
         self.session = session
         self.listening = listening
         self.settings = settings
+        self.look_soon = look_soon
+        """To be called when somebody came into reach or went: links are looked at then."""
 
     @property
     def dialled(self) -> tuple[str, ...]:
@@ -300,22 +306,23 @@ async def _diagnose(addresses: tuple[str, ...], tls: TlsFiles | None) -> Foreign
 @asynccontextmanager
 async def _keeping_links(
     session: zenoh.Session, listening: str | None, settings: ZenohSettings
-) -> AsyncGenerator[None]:
+) -> AsyncGenerator[Callable[[], None]]:
     """Meanwhile broken links are dialled again; zenoh does it by itself for who goes through one,
-    and who listens nowhere cannot be made to."""
+    and who listens nowhere cannot be made to. Gives what has links looked at soon."""
     if listening is None or settings.through_one:
-        yield
+        yield lambda: None
         return
 
     def open_beside(addresses: list[str]) -> zenoh.Session:
         return zenoh.open(_config(settings, None, addresses, heard=()))
 
-    redial = asyncio.create_task(Redial(session, _own_address(listening), open_beside).run())
+    redial = Redial(session, _own_address(listening), open_beside)
+    watching = asyncio.create_task(redial.run())
     try:
-        yield
+        yield redial.look_soon
     finally:
-        redial.cancel()
-        await asyncio.wait({redial})
+        watching.cancel()
+        await asyncio.wait({watching})
 
 
 @asynccontextmanager
@@ -335,7 +342,7 @@ async def open_zenoh(settings: ZenohSettings) -> AsyncGenerator[ZenohEngine]:
         is_first = any(address not in dialled for address in settings.connect)
         if dialled and not is_first and not await _wait_for_link(session):
             raise await _diagnose(settings.connect or settings.known, settings.tls)
-        async with _keeping_links(session, listening, settings):
-            yield ZenohEngine(session, (listening,) if listening else (), settings)
+        async with _keeping_links(session, listening, settings) as look_soon:
+            yield ZenohEngine(session, (listening,) if listening else (), settings, look_soon)
     finally:
         await asyncio.to_thread(cast("Closes", session).close)

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 import zenoh
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Redial"]
 
 WATCH_S: Final = 0.5
-"""Between two looks at our links. They are looked at, not listened to: a node fell over on a thread
-of zenoh's while a listener was declared there (decision 0002)."""
+"""Between two looks at our links, unless `look_soon` asks for one. They are looked at, not listened
+to: a node fell over on a thread of zenoh's while a listener was declared there (decision 0002)."""
 PAUSE_S: Final = 0.2
 """Before the first try: the other end, or zenoh itself, may be quicker."""
 PAUSE_MAX_S: Final = 30.0
@@ -58,22 +59,30 @@ class Redial:
         self._own = own
         self._open_beside = open_beside
         self._lost: set[str] = set()
+        self._due = asyncio.Event()
         self._stopped = threading.Event()
         self._threads = ThreadPoolExecutor(THREADS, "shardline-redial")
 
+    def look_soon(self) -> None:
+        """Links changed: a new one that is not looked at before it breaks is not missed then."""
+        self._due.set()
+
     async def run(self) -> None:
         """Dial again what breaks, until cancelled."""
-        known = self._dialled()
+        known: dict[str, str] = {}
         async with asyncio.TaskGroup() as group:
             try:
                 while True:
-                    await asyncio.sleep(WATCH_S)
+                    self._due.clear()
                     now = self._dialled()
                     for lost in known.keys() - now.keys() - self._lost:
                         if len(self._lost) < LOST_MAX:
                             self._lost.add(lost)
                             group.create_task(self._dial(lost, {known[lost]}))
                     known = now
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(WATCH_S):
+                            await self._due.wait()
             except zenoh.ZError:
                 return  # the session closed first
             finally:
@@ -105,6 +114,7 @@ class Redial:
             return  # it took too long, or our session closed
         finally:
             self._lost.discard(lost)  # at once, so that no break is missed
+            self.look_soon()
 
     def _meet(self, lost: str) -> set[str]:
         """Have us linked to who is at this address: who that is, or nobody; blocks."""
