@@ -209,9 +209,9 @@ class RemoteSession:
 
     def _look_around(self) -> None:
         """Between two steps: leave those who are leaving, or became slow."""
-        for node, reason in self._around.leaving(self.chain).items():
+        for node, reason in self._around.leaving(self.chain, self._doubts.avoid).items():
             self._doubts.gone(node, NodeLost(reason))
-        for node in self._around.leaving(self._standbys.hops):
+        for node in self._around.leaving(self._standbys.hops, self._doubts.avoid):
             self._standbys.lost(node)
 
     def _broken(self) -> bool:
@@ -305,7 +305,7 @@ class RemoteSession:
         """Fill one gap, and have what was sent into it sent again; False if there is more to do."""
         started_s = asyncio.get_running_loop().time()
         lost = self.chain[gap.first : gap.stop]
-        leaving = self._around.leaving(lost)
+        leaving = self._around.leaving(lost, self._doubts.avoid)
         for hop in lost:
             if hop.node not in leaving:
                 self._around.failed(hop.node)

@@ -93,8 +93,8 @@ class Surroundings(Protocol):
         """A node failed a session: others are asked first for a while."""
         ...
 
-    def leaving(self, chain: tuple[Hop, ...]) -> dict[NodeId, str]:
-        """Nodes of the chain that should be left, as others can take over, and why."""
+    def leaving(self, chain: tuple[Hop, ...], avoid: Collection[NodeId]) -> dict[NodeId, str]:
+        """Nodes of the chain that should be left, as others not to avoid can take over; and why."""
         ...
 
     async def alive(self, node: NodeId, wait_s: float) -> bool:
@@ -171,14 +171,14 @@ class SwarmAround:
         self._bans.failed(node, self._now_s())
         self._stragglers.forget(node)
 
-    def leaving(self, chain: tuple[Hop, ...]) -> dict[NodeId, str]:
+    def leaving(self, chain: tuple[Hop, ...], avoid: Collection[NodeId]) -> dict[NodeId, str]:
         """See Surroundings."""
         found = {hop.node: reason for hop in chain if (reason := self._reason_to_leave(hop))}
         moved = {hop.node for hop in chain if self._moved(hop)}  # and may hold a part of it still
         try:
             for hop in chain:
                 if hop.node in found:
-                    self.route(hop.span, found.keys() - moved, Need())
+                    self.route(hop.span, (found.keys() - moved) | set(avoid), Need())
         except NotCovered:
             return {}
         return found

@@ -77,8 +77,15 @@ class Around:
             hops.append(Hop(free[0], span))
         return tuple(hops)
 
-    def leaving(self, chain: tuple[Hop, ...]) -> dict[NodeId, str]:
-        return {hop.node: "it is leaving" for hop in chain if hop.node in self.leaves}
+    def leaving(self, chain: tuple[Hop, ...], avoid: Collection[NodeId]) -> dict[NodeId, str]:
+        found = {hop.node: "it is leaving" for hop in chain if hop.node in self.leaves}
+        try:
+            for hop in chain:
+                if hop.node in found:
+                    self.route(hop.span, {*found, *avoid}, Need())
+        except NotCovered:
+            return {}
+        return found
 
     async def alive(self, node: NodeId, wait_s: float) -> bool:
         return node not in self.silent
@@ -326,6 +333,22 @@ async def test_a_leaving_node_is_left_before_the_next_step(around: Around) -> No
     assert await around.sent.get() == (A, Step(session.id, 0, 1, ME, []), [b"in 1"])
     session.on_message(C, Result(session.id, 1, []), [b"out"])
     await stepping
+
+
+async def test_nobody_is_left_for_one_that_failed_before(around: Around) -> None:
+    session = await opened(around)
+    stepping = step(session, b"in 0")
+    await around.sent.get()
+    session.on_message(C, Failed.of(session.id, 0, C, StepFailed("out of memory")), ())
+    await seats(around, session, 1)
+    await around.sent.get()
+    session.on_message(D, Result(session.id, 0, []), [b"out"])
+    await stepping
+    while not around.sent.empty():
+        around.sent.get_nowait()
+    around.leaves.add(D)
+    await stepped(around, session, 1)
+    assert session.chain[-1].node == D
 
 
 async def test_a_step_beyond_what_was_reserved_is_the_callers_own_fault(around: Around) -> None:
