@@ -33,6 +33,9 @@ BUILDING: Final = threading.Lock()
 dtype, and more, of the whole process then, and a step in another thread could become another one.
 Reading the weights is outside of it."""
 
+_LOADING: Final = threading.Lock()
+"""Held by each load: Transformers keeps what it misses where another load would find it."""
+
 Part = Callable[[PreTrainedModel], None]
 """Drops, in place, what this part of the model does not hold; called on the meta device."""
 
@@ -89,7 +92,7 @@ def load_part(
     files = WeightFiles.of(plan.model_dir)
     block = block_of(plan.list_path, list(files.places))
     slices = files.open([name for name in files.places if wanted(block(name))])
-    with quiet():
+    with _LOADING, quiet():
         try:
             loaded, report = _part_class(plan.config, part).from_pretrained(
                 None,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaForCausalLM, StaticCache
 
 from shardline.core.errors import NodeLost, PeerFault, Unsupported
-from shardline.model import Crossing, Returned, cache_length, load_ends
+from shardline.model import Crossing, Returned, cache_length, load_ends, trace
 from tests.parity.chains import CPU, LocalChain, generated, padded_batch, prompt
+from tests.parity.zoo import ZOO, make
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -256,3 +258,18 @@ def test_a_generation_config_beside_the_weights_is_used(plan: ChainPlan, llama: 
     ends = with_run(plan, LocalChain([]))
     assert ends.generation_config.bos_token_id == 1
     assert ends.generation_config.disable_compile
+
+
+def test_many_may_load_at_once(tmp_path: Path) -> None:
+    make(next(tiny for tiny in ZOO if tiny.name == "llama-tied"), tmp_path)
+    plan = trace(tmp_path)
+
+    def run(_cache: Cache | None, _crossing: Crossing) -> Returned:
+        raise AssertionError("nothing is run here")
+
+    def load(_: int) -> bool:
+        ends: Any = load_ends(plan, run, dtype=torch.float32, device=CPU)
+        return ends.lm_head.weight is ends.model.embed_tokens.weight
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(load, range(40)))
