@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 THINK_S = 60.0
 """How often a node asks itself whether it should move, give or take a half."""
+TURNS = 3
+"""How often a mover waits for others to let it go first."""
 NEWS_S = 2.0
 """How long seats on the old blocks are still given: callers choose by the last record they saw. A
 newcomer listens for as long before it chooses."""
@@ -95,8 +97,7 @@ class Mover:
             return
         to = move.span
         await self._teller.publish(next_start=to.start, next_stop=to.stop)
-        await asyncio.sleep(self._pace.settle_s)
-        if not await self._may_move():
+        if not await self._turn():
             await self._stay(f"stays with blocks {mine.span}: others move, or it is needed here")
             return
         try:
@@ -176,6 +177,20 @@ class Mover:
         self._worker.clear()
         await self._holding.keep(kept)
         await self._teller.publish()
+
+    async def _turn(self) -> bool:
+        """Wait until all have heard of the move; whether it may go.
+
+        Who comes first waits until those have said so who let it go first: two who see each other
+        would both stay otherwise.
+        """
+        for _ in range(TURNS):
+            await asyncio.sleep(self._pace.settle_s)
+            if await self._may_move():
+                return True
+            if not may_move(self._teller.record.node, await self._teller.records(), yielded=True):
+                return False
+        return False
 
     async def _may_move(self) -> bool:
         return may_move(self._teller.record.node, await self._teller.records())

@@ -118,11 +118,11 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
     )
     async with joining as member:
         person.joined(member.invite, member.listening)
-        span = wanted or await _choose(member, budget, print_, settings.pace.news_s)
         clock = SystemClock()
-        record = _record(settings, identity.node_id, budget, span, print_)
         with ThreadPoolExecutor(1, "shardline-engine", adopt_threads) as thread:
             holding = Holding(budget, device, thread)
+            span = wanted or await _choose(member, holding, budget, print_, settings.pace.news_s)
+            record = _record(settings, identity.node_id, budget, span, print_)
             teller = Teller(member, record, holding, clock)
             started_s = clock.monotonic_s()
             await teller.publish(placed_at_s=clock.wall_s())
@@ -221,12 +221,15 @@ def _dtype(settings: Settings, plan: ChainPlan) -> torch.dtype:
     return torch.float32 if own == "float32" else torch.bfloat16
 
 
-async def _choose(member: Member, budget: Budget, print_: str, news_s: float) -> Span:
-    """The span that the swarm lacks most, of as many blocks as fit here.
+async def _choose(
+    member: Member, holding: Holding, budget: Budget, print_: str, news_s: float
+) -> Span:
+    """The span that the swarm lacks most, of as many blocks as fit here, at this node's speed.
 
     Who has just joined is linked to one member, hears of the others from it, and dials them only
     then: the choice waits until nobody new answers for `news_s`.
     """
+    rate = await holding.try_out()
     records: Mapping[NodeId, NodeRecord] = {}
     for _ in range(LISTENS_MAX):
         before = records.keys()
@@ -235,7 +238,9 @@ async def _choose(member: Member, budget: Budget, print_: str, news_s: float) ->
         if records.keys() <= before:
             break
     others = [record for record in records.values() if record.fingerprint == print_]
-    return choose_span(others, blocks=budget.plan.blocks, fits=budget.fits())
+    return choose_span(
+        others, blocks=budget.plan.blocks, fits=budget.fits(), block_steps_per_s=rate
+    )
 
 
 def _record(

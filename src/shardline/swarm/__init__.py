@@ -40,7 +40,7 @@ from shardline.swarm.records import (
     sign,
 )
 from shardline.swarm.recovery import Gap, first_gap, mend
-from shardline.swarm.routing import Hop, choose_chain
+from shardline.swarm.routing import WEIGHTS, Hop, Weights, choose_chain
 from shardline.swarm.stragglers import Stragglers
 from shardline.swarm.view import View
 
@@ -51,6 +51,7 @@ __all__ = [
     "SETTLE_S",
     "TLS_NAME",
     "TURN_S",
+    "WEIGHTS",
     "AddressBook",
     "Bans",
     "Changed",
@@ -82,6 +83,7 @@ __all__ = [
     "State",
     "Stragglers",
     "View",
+    "Weights",
     "ZenohDirectory",
     "best_move",
     "check_name",

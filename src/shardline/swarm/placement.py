@@ -1,7 +1,11 @@
-"""Which blocks a newcomer takes: the worst covered ones (BSNS, PAPER section 1).
+"""Which blocks a newcomer takes, and what those who are here give to each block.
 
-The greedy rule of the runtime family that BSNS builds on (Petals): of all windows that fit, the one
-whose block throughputs, sorted, are lexicographically least; ties go to the lowest start.
+As many blocks as fit: a node serves whichever of its blocks are asked of it, so more of them never
+lower what the swarm can carry (`capacity`), and are one more holder to fall back upon. Of all
+windows of that size it takes one that holds most uncovered blocks; of these the one with which the
+blocks' throughputs, sorted, are lexicographically greatest; of equals the one whose blocks have the
+fewest holders; then the one where throughputs are least now, which is the greedy rule of the
+runtime family that BSNS builds on (Petals; BSNS, PAPER section 1); and then the lowest.
 
 What holds: a window holds as many uncovered blocks as any window of its size can. Joiners who
 come one by one to an empty swarm cover the model as soon as their sizes sum up to its blocks.
@@ -11,64 +15,103 @@ After nodes have left, the sizes may sum up and gaps too small for the rest may 
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shardline.core.spans import Span
+from shardline.swarm.capacity import levels, with_node, work_within
 from shardline.swarm.records import NodeRecord, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["choose_span", "share", "throughputs", "usual_rate"]
+    from shardline.swarm.capacity import Floats
+
+__all__ = ["choose_span", "rate_of", "throughputs", "usual_rate", "work_of"]
 
 _DIGITS = 9
 """Of a sum of rates: so that the records' order does not show."""
+LOOKS = 64
+"""Windows that are tried: those over the slowest blocks. Each takes up to half a millisecond."""
 
 
 def choose_span(
-    records: Iterable[NodeRecord], *, blocks: int, fits: int, fingerprint: str | None = None
+    records: Iterable[NodeRecord],
+    *,
+    blocks: int,
+    fits: int,
+    block_steps_per_s: float = 0.0,
+    fingerprint: str | None = None,
 ) -> Span:
     """The span that a node with room for `fits` blocks should take of a model of `blocks` blocks.
 
-    Nodes that load count as if they were ready, nodes that leave do not. With a fingerprint,
-    only that model's nodes count. The records must not hold the newcomer's own.
-    Raises ValueError if nothing fits.
+    Its own rate is `block_steps_per_s`, or 0 if that is not known. Nodes that load count as if they
+    were ready, nodes that leave do not. With a fingerprint, only that model's nodes count. The
+    records must not hold the newcomer's own. Raises ValueError if nothing fits.
     """
     if fits < 1 or blocks < 1:
         raise ValueError(f"room for {fits} of {blocks} blocks")
-    holders = [
+    here = [
         record
         for record in records
         if record.state is not State.LEAVING
         and record.blocks == blocks
         and fingerprint in {None, record.fingerprint}
     ]
-    found = throughputs(holders, blocks)
     size = min(fits, blocks)
-    starts = range(blocks - size + 1)
-    start = min(starts, key=lambda start: sorted(found[start : start + size]))
+    holders = [0] * blocks
+    for record in here:
+        held = record.moves_to or record.span
+        for block in range(held.start, held.stop):
+            holders[block] += 1
+    work, found = work_of(here, blocks), throughputs(here, blocks)
+    rate = block_steps_per_s or usual_rate(here)
+
+    def slowness(start: int) -> tuple[int, list[float]]:
+        window = slice(start, start + size)
+        return -holders[window].count(0), sorted(found[window])
+
+    def goodness(start: int) -> tuple[list[float], ...]:
+        after = levels(with_node(work, start, start + size, rate)).round(_DIGITS)
+        window = slice(start, start + size)
+        return (
+            sorted(after),
+            [-count for count in sorted(holders[window])],
+            [-throughput for throughput in sorted(found[window])],
+            [-start],
+        )
+
+    tried = nsmallest(LOOKS, range(blocks - size + 1), key=slowness)
+    most = slowness(tried[0])[0]
+    start = max((start for start in tried if slowness(start)[0] == most), key=goodness)
     return Span(start, start + size)
 
 
 def throughputs(records: Iterable[NodeRecord], blocks: int) -> list[float]:
-    """Steps a second by block, summed over the nodes that hold it or are about to move to it."""
+    """Steps a second by block that all who hold it, or are about to move to it, can do at once."""
+    found: list[float] = levels(work_of(records, blocks)).round(_DIGITS).tolist()
+    return found
+
+
+def work_of(records: Iterable[NodeRecord], blocks: int) -> Floats:
+    """`work_within` of these nodes, where they are or are about to move to."""
     known = list(records)
     usual = usual_rate(known)
-    gives = [share(record, usual) for record in known]
     starts = [record.next_start if record.next_stop else record.start for record in known]
     stops = [record.next_stop or record.stop for record in known]
-    # What begins at each block less what ends there, added up: nodes x blocks would be slow.
-    ends = np.array(starts + stops, dtype=np.int64)
-    count = len(known)
-    weights = np.array(gives + [-give for give in gives])
-    holders = np.repeat([1.0, -1.0], count)
-    sums = np.bincount(ends, weights, minlength=blocks + 1).cumsum()[:blocks]
-    holders = np.bincount(ends, holders, minlength=blocks + 1).cumsum()[:blocks]
-    found: list[float] = np.where(holders > 0, sums.round(_DIGITS), 0.0).tolist()
-    return found
+    rates = [rate_of(record, usual) for record in known]
+    order: list[int] = np.lexsort(
+        (rates, stops, starts)
+    ).tolist()  # sums do not depend on the records' order
+    return work_within(
+        [starts[place] for place in order],
+        [stops[place] for place in order],
+        [rates[place] for place in order],
+        blocks,
+    )
 
 
 def usual_rate(records: Iterable[NodeRecord]) -> float:
@@ -77,6 +120,6 @@ def usual_rate(records: Iterable[NodeRecord]) -> float:
     return median(rates) if rates else 1.0
 
 
-def share(record: NodeRecord, usual: float) -> float:
-    """What a node of n blocks gives to each of them: its rate / ((n + 1) / 2) steps a second."""
-    return (record.block_steps_per_s or usual) * 2 / (record.stop - record.start + 1)
+def rate_of(record: NodeRecord, usual: float) -> float:
+    """Block-steps a second."""
+    return record.block_steps_per_s or usual

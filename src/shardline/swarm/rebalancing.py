@@ -1,8 +1,8 @@
 """Who moves where, so that the slowest block gets faster (BSNS, PAPER section 1).
 
-A swarm is as fast as its worst served block: swarm throughput is the least, over the blocks, of the
-summed throughputs of the nodes that hold it; both formulas are those of the runtime family that
-BSNS builds on (Petals). How a mover is found is ours:
+A swarm is as fast as its worst served block. What each block gets is what all chains together can
+carry when they share the work best (`capacity`; decision 0017 says why it is not what the formula
+of the runtime family that BSNS builds on gives). How a mover is found is ours too:
 
 1. Every node works out from the records it sees, by the same pure function, which single move is
    best for the swarm now, and moves only if the mover is itself (`decide`). So a bottleneck that
@@ -14,27 +14,26 @@ BSNS builds on (Petals). How a mover is found is ours:
 
 A move is worth what it takes off `sum over blocks of throughput ** -POWER`, a smooth stand-in for
 the least throughput that also sees progress where many blocks are equally bad. It has to be worth
-WORTH times what the node gives where it is, and GAIN of the sum; so the sum falls with each move
-while nobody joins or leaves, no arrangement comes back, and moving ends. While the worst block has
-BALANCED of the mean throughput nobody moves: no arrangement of the same spans has a worst block
-above the mean.
+GAIN of the sum; so the sum falls with each move while nobody joins or leaves, no arrangement comes
+back, and moving ends. While the worst block has BALANCED of the mean throughput nobody moves: no
+arrangement of the same nodes has a worst block above the mean. Spans keep their sizes: a node holds
+all that fits, as more blocks never lower what a swarm carries.
 
 Pure: there is no clock and no luck inside.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
 from shardline.core.spans import Span
-from shardline.swarm.placement import share, throughputs, usual_rate
+from shardline.swarm.capacity import Floats, Ints, levels, with_node
+from shardline.swarm.placement import rate_of, throughputs, usual_rate, work_of
 from shardline.swarm.records import NodeRecord, State
 
 if TYPE_CHECKING:
@@ -50,13 +49,11 @@ REST_S = 600.0
 """How long a node stays where it went; bounds its moves, and what it loads, to six an hour."""
 TURN_S = 120.0
 """How long the same nodes are preferred; a mover who does not move blocks others no longer."""
-BALANCED = 0.96
+BALANCED = 0.95
 """Worst block's share of the mean throughput above which all is well. Nearer to 1 moves more."""
-WORTH = 1.02
-"""How many times more a node has to be worth where it goes. Nearer to 1 moves more."""
 POWER = 14
 """Of the stand-in for the least throughput: larger is nearer to it and blinder beside it."""
-GAIN, GAIN_OF_ALL = 0.02, 0.5
+GAIN, GAIN_OF_ALL = 0.1, 0.5
 """Share of the sum that a move has to take off: the first, and in large swarms the second divided
 by the nodes. So a few moves a node at most can follow each other. Smaller ends nearer to the best.
 """
@@ -64,16 +61,15 @@ LUCK_LEAST = 0.9
 """How far luck may put a move back; less lets a node that does not move block others longer."""
 LOOK_NODES = 40
 """In larger swarms single moves are fine enough, and two at once too many to look through."""
-LOOKS = 40
-"""First moves whose best second one is looked at; each takes about half a millisecond."""
+LOOKS = 100
+"""Moves that are tried out; each takes up to half a millisecond."""
+FIRSTS, SECONDS = 40, 10
+"""First moves whose best second one is looked for, and among how many."""
 LOOK_GAIN = 0.02
 """Share of the sum that two moves have to take off together."""
 _HOLE = 0.05
 """What every block is taken to have besides, as a share of the mean: an uncovered one's pain is
 finite, and small enough not to swallow the others' in a sum of 64-bit floats."""
-
-_Floats = NDArray[np.float64]
-_Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +77,8 @@ class Move:
     """What a node should hold instead of what it holds."""
 
     span: Span
-    worth: float
-    """How many times more the node is worth to the swarm there; inf where it is worth nothing."""
+    gain: float
+    """What it takes off the sum that moves lower, as a share; below 0 for the first of two."""
 
 
 def swarm_throughput(records: Iterable[NodeRecord], *, blocks: int) -> float:
@@ -110,11 +106,12 @@ def decide(me: NodeId, records: Iterable[NodeRecord], *, now_s: float) -> Move |
     return chosen[1] if chosen and chosen[0] == me else None
 
 
-def may_move(me: NodeId, records: Iterable[NodeRecord]) -> bool:
+def may_move(me: NodeId, records: Iterable[NodeRecord], *, yielded: bool = False) -> bool:
     """Whether this node, whose record says where it will go, may still go there.
 
     Not if another mover of lesser id has to do with one of its blocks, and not if a block that it
-    leaves would be held by nobody who is ready and stays.
+    leaves would be held by nobody who is ready and stays. With `yielded`: whether it might if the
+    movers of greater id had said already that they stay, as they will.
     """
     known = list(records)
     mine = next((record for record in known if record.node == me), None)
@@ -125,7 +122,12 @@ def may_move(me: NodeId, records: Iterable[NodeRecord]) -> bool:
     ours = _touched(mine)
     if any(record.node < me and ours & _touched(record) for record in others if record.moves_to):
         return False
-    stay = {block for record in others if _stays(record) for block in _blocks(record.span)}
+    stay = {
+        block
+        for record in others
+        if _stays(record) or (yielded and _yields(record, to=me, over=ours))
+        for block in _blocks(record.span)
+    }
     return set(_blocks(mine.span)) - set(_blocks(to)) <= stay
 
 
@@ -155,16 +157,17 @@ def best_move(
         and (not rates.min() or now_s - record.placed_at_s >= REST_S)
         and taken.isdisjoint(_blocks(record.span))
     ]
-    board = _board(free, ours, rates, taken, turn=int(now_s // TURN_S)) if free else None
-    if board is None:
+    if not free:
         return None
-    found = _best(board, WORTH)
+    board = _board(free, ours, float(rates.mean()), taken, turn=int(now_s // TURN_S))
+    found = _best(board)
     if found is None and len(ours) <= LOOK_NODES:
         found = _best_first_of_two(board)
     if found is None:
         return None
     record = free[found.row]
-    return record.node, Move(Span(found.start, found.start + len(record.span)), found.worth)
+    to = Span(found.start, found.start + len(record.span))
+    return record.node, Move(to, 1 - found.pain / _pain(board.work))
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,55 +176,57 @@ class _Found:
 
     row: int
     start: int
-    gain: float
-    """What it takes off the sum of pains."""
-    worth: float
+    pain: float
+    """The sum that moves lower, after it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Board:
     """Who is where: the nodes that may move, by row, and what all nodes give to each block.
 
-    Throughputs are shares of the mean.
+    Rates and throughputs are shares of the mean throughput.
     """
 
-    start: _Ints
-    stop: _Ints
-    each: _Floats
-    """What a node gives to each of its blocks."""
+    start: Ints
+    stop: Ints
+    rate: Floats
     gain_least: float
-    luck: _Floats
-    rates: _Floats
-    held: _Ints
+    luck: Floats
+    work: Floats
+    """What can only be done within each run of blocks."""
+    held: Ints
     """How many nodes that are ready and stay hold each block."""
-    taken: _Ints
+    taken: Ints
     """How many blocks before each one other movers have to do with."""
+
+    def with_move(self, row: int, start: int) -> Floats:
+        """The work once this row's node begins there."""
+        old, stop, rate = int(self.start[row]), int(self.stop[row]), float(self.rate[row])
+        return with_node(with_node(self.work, old, stop, -rate), start, start + stop - old, rate)
 
     def moved(self, row: int, start: int) -> _Board:
         """The board after a move; the node that moved rests."""
-        size = self.stop[row] - self.start[row]
-        rates, held = self.rates.copy(), self.held.copy()
+        size = int(self.stop[row] - self.start[row])
+        held = self.held.copy()
         for sign, first in ((-1, self.start[row]), (1, start)):
-            rates[first : first + size] += sign * self.each[row]
             held[first : first + size] += sign
         rest = np.arange(len(self.start)) != row
-        return _Board(
+        return replace(
+            self,
             start=self.start[rest],
             stop=self.stop[rest],
-            each=self.each[rest],
-            gain_least=self.gain_least,
+            rate=self.rate[rest],
             luck=self.luck[rest],
-            rates=np.maximum(rates, 0.0),
+            work=self.with_move(row, start),
             held=held,
-            taken=self.taken,
         )
 
 
 def _board(
-    free: list[NodeRecord], ours: list[NodeRecord], rates: _Floats, taken: set[int], *, turn: int
+    free: list[NodeRecord], ours: list[NodeRecord], mean: float, taken: set[int], *, turn: int
 ) -> _Board:
     """What the records of a model's nodes say, in numbers; `free` are those that may move."""
-    blocks, mean, usual = len(rates), float(rates.mean()), usual_rate(ours)
+    blocks, usual = ours[0].blocks, usual_rate(ours)
     held = np.zeros(blocks, dtype=np.int64)
     for record in ours:
         if _stays(record):
@@ -229,80 +234,80 @@ def _board(
     return _Board(
         start=np.array([record.start for record in free]),
         stop=np.array([record.stop for record in free]),
-        each=np.array([share(record, usual) / mean for record in free]),
+        rate=np.array([rate_of(record, usual) / mean for record in free]),
         gain_least=min(GAIN, GAIN_OF_ALL / len(ours)),
         luck=np.array([_luck(record.node, turn) for record in free]),
-        rates=rates / mean,
+        work=work_of(ours, blocks) / mean,
         held=held,
         taken=np.cumsum([0, *(block in taken for block in range(blocks))]),
     )
 
 
-def _best(board: _Board, worth: float) -> _Found | None:
-    """The move with the largest gain, weighted by luck, of those worth so much."""
-    options = _moves(board, worth, 1)
-    return options[0] if options else None
+def _best(board: _Board, looks: int = LOOKS) -> _Found | None:
+    """The move with the least pain after it, stretched by luck, of those worth making."""
+    most = (1 - board.gain_least) * _pain(board.work)
+    options = [move for move in _looked_at(board, looks) if move.pain < most]
+    return min(options, key=lambda move: move.pain / board.luck[move.row], default=None)
 
 
 def _best_first_of_two(board: _Board) -> _Found | None:
     """A move that gains nothing but lets a second one gain: small swarms get stuck without."""
     if len(board.start) == 1:
         return None
-    pain = float(_pain(board.rates).sum())
     best: _Found | None = None
-    most = LOOK_GAIN * pain
-    for first in _moves(board, 0.0, LOOKS):
-        second = _best(board.moved(first.row, first.start), WORTH)
-        # Luck may prefer a move of half the gain: even then both together have to be a gain.
-        if second is not None and first.gain + LUCK_LEAST * second.gain > most:
-            best, most = first, first.gain + LUCK_LEAST * second.gain
+    most = (1 - LOOK_GAIN) * _pain(board.work)
+    for first in sorted(_looked_at(board, LOOKS), key=lambda move: move.pain)[:FIRSTS]:
+        second = _best(board.moved(first.row, first.start), SECONDS)
+        # Luck may prefer another second one: even then both together have to be a gain.
+        if second is not None and second.pain / LUCK_LEAST < most:
+            best, most = first, second.pain / LUCK_LEAST
     return best
 
 
-def _moves(board: _Board, worth: float, count: int) -> list[_Found]:
-    """Allowed moves, the largest gains first; all at once: rows are nodes, columns blocks."""
-    blocks, rows = len(board.rates), np.arange(len(board.start))
-    least = board.gain_least * float(_pain(board.rates).sum()) if worth else -np.inf
+def _looked_at(board: _Board, looks: int) -> list[_Found]:
+    """The most promising of the allowed moves, with what they gain."""
+    return [
+        _Found(row, start, _pain(board.with_move(row, start)))
+        for row, start in _promising(board, looks)
+    ]
+
+
+def _promising(board: _Board, looks: int) -> list[tuple[int, int]]:
+    """Allowed moves by row and first block: those from where work eases least to where most.
+
+    By the slope of the sum that moves lower, at each span's worst block and on its mean.
+    """
+    blocks, rows = len(board.held), np.arange(len(board.start))
+    slope = np.asarray((levels(board.work) + _HOLE) ** -(POWER + 1))
     at = np.arange(blocks)
     here = (board.start[:, None] <= at) & (at < board.stop[:, None])
-    without = np.maximum(board.rates - board.each[:, None] * here, 0.0)
-    gives = _pain(without) - _pain(without + board.each[:, None])
-    now = np.where(here, gives, 0.0).sum(1)
     # Blocks that nobody else holds stay within the window.
     alone = here & (board.held == 1)
     first_kept = np.where(alone.any(1), alone.argmax(1), blocks)
     last_kept = np.where(alone.any(1), blocks - 1 - alone[:, ::-1].argmax(1), -1)
     sizes = board.stop - board.start
-    found: list[tuple[float, _Found]] = []
+    scores = np.full((len(rows), blocks), -np.inf)
     for size in np.unique(sizes).tolist():
         some = rows[sizes == size]
-        # Not from running sums: a hole's pain would swallow all others' in their differences.
-        there = np.asarray(sliding_window_view(gives[some], size, axis=1).sum(-1))
-        starts = np.asarray(range(there.shape[1]))
-        allowed = np.asarray(
+        windows = sliding_window_view(slope, size)
+        value = np.asarray(windows.max(-1) + windows.mean(-1))
+        starts = np.arange(len(value))
+        allowed = (
             (board.taken[size:] == board.taken[:-size])
             & (starts != board.start[some, None])
             & (starts <= first_kept[some, None])
             & (starts + size > last_kept[some, None])
-            & (there > worth * now[some, None])
-            & (there - now[some, None] > least)
         )
-        gains = there - now[some, None]
-        scores = np.where(allowed, gains * board.luck[some, None], -np.inf)
-        for place in np.argsort(-scores, axis=None, kind="stable")[:count].tolist():
-            row, start = divmod(place, scores.shape[1])
-            if np.isfinite(scores[row, start]):
-                here_now = float(now[some[row]])
-                value = float(there[row, start]) / here_now if here_now > 0 else math.inf
-                move = _Found(int(some[row]), start, float(gains[row, start]), value)
-                found.append((float(scores[row, start]), move))
-    found.sort(key=lambda option: -option[0])
-    return [move for _, move in found[:count]]
+        gains = board.rate[some, None] * (value - value[board.start[some], None])
+        scores[some, : len(value)] = np.where(allowed, gains, -np.inf)
+    ranked = np.argsort(-scores, axis=None, kind="stable")[:looks].tolist()
+    places = (divmod(place, blocks) for place in ranked)
+    return [(row, start) for row, start in places if np.isfinite(scores[row, start])]
 
 
-def _pain(rates: _Floats) -> _Floats:
-    """What a block's throughput, as a share of the mean, adds to the sum that moves lower."""
-    return np.asarray((rates + _HOLE) ** -POWER)
+def _pain(work: Floats) -> float:
+    """The sum that moves lower."""
+    return float(((levels(work) + _HOLE) ** -POWER).sum())
 
 
 def _luck(node: NodeId, turn: int) -> float:
@@ -323,6 +328,12 @@ def _movable(record: NodeRecord) -> bool:
 
 def _stays(record: NodeRecord) -> bool:
     return record.state is State.READY and record.moves_to is None
+
+
+def _yields(record: NodeRecord, *, to: NodeId, over: set[int]) -> bool:
+    """Whether this node means to move, and lets that mover of these blocks go first."""
+    moving = record.state is State.READY and record.moves_to is not None
+    return moving and record.node > to and bool(over & _touched(record))
 
 
 def _same(records: Iterable[NodeRecord], mine: NodeRecord) -> list[NodeRecord]:

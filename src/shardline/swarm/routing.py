@@ -4,7 +4,8 @@ A pure search over (node, block): going on within a node costs its block's time,
 costs half the round trip between the two, a constant for frames and wake-ups, and the wait in the
 next node's queue. This is the latency rule of the runtime family that BSNS builds on (Petals), with
 measured times where they are known. Ours: load stretches a node's blocks, full caches and banned
-nodes cost more than any chain without them, and a salt spreads callers over near-equal nodes.
+nodes cost more than any chain without them, nodes about to move cost a second, and a salt spreads
+callers over near-equal nodes.
 
 Nodes are changed only where one's span ends or the other's begins. Anywhere else, moving the change
 towards the faster of the two costs less, until one of those places is reached.
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from math import inf
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from shardline.core.errors import NotCovered
 from shardline.core.spans import Span, gaps
@@ -27,25 +28,39 @@ if TYPE_CHECKING:
 
     from shardline.core.ids import NodeId
 
-__all__ = ["Hop", "choose_chain"]
+__all__ = ["WEIGHTS", "Hop", "Weights", "choose_chain"]
 
-HOP_MS = 1.0
-"""What each hop costs beside its link; a larger value gives shorter chains."""
-RTT_UNKNOWN_MS = 50.0
-"""A link nobody has measured: worse than a LAN, so that a known good one is preferred."""
-BLOCK_UNKNOWN_MS = 5.0
-"""A block's time on a node that has not measured yet."""
-LOAD_MAX = 0.9
-"""A node that computes all the time takes 1 / (1 - LOAD_MAX) as long as an idle one, not for ever:
-its record may be old."""
-SPREAD = 0.1
-"""With a salt, how much slower a node may seem than it is. More spreads callers over less equal
-nodes; none sends all of them to whoever is a hair faster, until its next record tells them."""
 CACHE_FULL_MS = 1e6
 """Entering a node without room for the session: it would refuse, unless its record is old."""
+MOVING_MS = 1e3
+"""Entering a node that is about to leave blocks of the chain: the session would have to go on
+elsewhere soon, at the cost of a replay."""
 DISCOURAGED_MS = 1e9
 """Entering a discouraged node: more than any chain without one."""
 _NAMES_MAX = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What is traded against what; `simulate tune` looks for better ones (decision 0016)."""
+
+    hop_ms: float = 1.0
+    """What each hop costs beside its link; a larger value gives shorter chains."""
+    rtt_unknown_ms: float = 50.0
+    """A link nobody has measured: worse than a LAN, so that a known good one is preferred."""
+    block_unknown_ms: float = 5.0
+    """A block's time on a node that has not measured yet."""
+    load_max: float = 0.9
+    """A node that computes all the time takes 1 / (1 - load_max) as long as an idle one, not for
+    ever: its record may be old."""
+    queue: float = 1.0
+    """How much of the queue that a record tells of still counts when one gets there."""
+    spread: float = 0.1
+    """With a salt, how much slower a node may seem than it is. More spreads callers over less equal
+    nodes; none sends all of them to whoever is a hair faster, until its next record tells them."""
+
+
+WEIGHTS: Final = Weights()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +79,7 @@ class _Seat:
         "node", "order", "start", "stop", "way",
     )  # fmt: skip
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a seat costs has many sides
         self,
         record: NodeRecord,
         *,
@@ -72,16 +87,18 @@ class _Seat:
         order: bytes | str,
         slower: float,
         enter_ms: float,
+        weights: Weights,
     ) -> None:
         rate = record.block_steps_per_s
-        block_ms = 1000 / rate if rate else BLOCK_UNKNOWN_MS
+        block_ms = 1000 / rate if rate else weights.block_unknown_ms
         self.node = record.node
         self.measured = record.links.get
         self.start = max(record.start, within.start)
         self.stop = min(record.stop, within.stop)
         self.order = order
-        self.block_ms = block_ms * slower / (1 - min(record.load, LOAD_MAX))
-        self.enter_ms = HOP_MS + enter_ms + record.queue * block_ms * (record.stop - record.start)
+        self.block_ms = block_ms * slower / (1 - min(record.load, weights.load_max))
+        waiting_ms = record.queue * block_ms * (record.stop - record.start)
+        self.enter_ms = weights.hop_ms + enter_ms + weights.queue * waiting_ms
         self.cost_ms = inf
         self.hops = 0
         self.way: _Way | None = None
@@ -114,6 +131,7 @@ def choose_chain(  # noqa: PLR0913 - each names one part of what is asked
     links: Mapping[NodeId, float] | None = None,
     tokens: int = 0,
     salt: str | None = None,
+    weights: Weights = WEIGHTS,
 ) -> tuple[Hop, ...]:
     """The cheapest chain of ready nodes that passes each of the blocks once, in order.
 
@@ -143,10 +161,12 @@ def choose_chain(  # noqa: PLR0913 - each names one part of what is asked
     if missing:
         raise NotCovered(_explain(missing, known, fingerprint, dtype, avoid))
     seats = [
-        _seat(record, part, salt, _extra_ms(record, tokens, discouraged or {})) for record in usable
+        _seat(record, part, salt, _extra_ms(record, part, tokens, discouraged or {}), weights)
+        for record in usable
     ]
     links_of = {record.node: record.links for record in known if record.node in {before, after}}
-    return _search(seats, part, _Ends(before, after, links or {}, links_of))
+    ends = _Ends(before, after, links or {}, links_of, weights.rtt_unknown_ms)
+    return _search(seats, part, ends)
 
 
 def _missing(usable: list[NodeRecord], part: Span) -> list[Span]:
@@ -159,21 +179,32 @@ def _missing(usable: list[NodeRecord], part: Span) -> list[Span]:
     return [Span(gap.start + part.start, gap.stop + part.start) for gap in found]
 
 
-def _extra_ms(record: NodeRecord, tokens: int, discouraged: Mapping[NodeId, float]) -> float:
+def _extra_ms(
+    record: NodeRecord, part: Span, tokens: int, discouraged: Mapping[NodeId, float]
+) -> float:
     """What entering costs beside the rule, so that it is the last resort."""
     full = record.cache_tokens_total and record.cache_tokens_free < tokens
     extra_ms = CACHE_FULL_MS if full else 0.0
+    to = record.moves_to
+    first, stop = max(record.start, part.start), min(record.stop, part.stop)
+    if to is not None and not to.start <= first < stop <= to.stop:
+        extra_ms += MOVING_MS
     if record.node in discouraged:
         extra_ms += DISCOURAGED_MS + min(1e3 * discouraged[record.node], DISCOURAGED_MS / 1e3)
     return extra_ms
 
 
-def _seat(record: NodeRecord, within: Span, salt: str | None, enter_ms: float) -> _Seat:
-    if salt is None:
-        return _Seat(record, within=within, order=record.node, slower=1.0, enter_ms=enter_ms)
-    luck = blake2b(record.node.encode(), digest_size=4, key=salt.encode()[:64]).digest()
-    slower = 1 + SPREAD * int.from_bytes(luck, "big") / 2**32
-    return _Seat(record, within=within, order=luck, slower=slower, enter_ms=enter_ms)
+def _seat(
+    record: NodeRecord, within: Span, salt: str | None, enter_ms: float, weights: Weights
+) -> _Seat:
+    order: bytes | str = record.node
+    slower = 1.0
+    if salt is not None:
+        order = blake2b(record.node.encode(), digest_size=4, key=salt.encode()[:64]).digest()
+        slower += weights.spread * int.from_bytes(order, "big") / 2**32
+    return _Seat(
+        record, within=within, order=order, slower=slower, enter_ms=enter_ms, weights=weights
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,16 +215,17 @@ class _Ends:
     after: NodeId | None
     own: Mapping[NodeId, float]
     links: Mapping[NodeId, Mapping[NodeId, float]]
+    unknown_ms: float
 
     def link_ms(self, end: NodeId | None, seat: _Seat) -> float:
         """One way between an end of the chain and a node; the caller is the node None."""
         if end is None:
-            return self.own.get(seat.node, RTT_UNKNOWN_MS) / 2
+            return self.own.get(seat.node, self.unknown_ms) / 2
         if end == seat.node:
             return 0.0
         measured = seat.measured(end)
         if measured is None:
-            measured = self.links.get(end, {}).get(seat.node, RTT_UNKNOWN_MS)
+            measured = self.links.get(end, {}).get(seat.node, self.unknown_ms)
         return measured / 2
 
 
@@ -210,7 +242,7 @@ def _search(seats: list[_Seat], part: Span, ends: _Ends) -> tuple[Hop, ...]:
                 seat.cost_ms = seat.enter_ms + ends.link_ms(ends.before, seat)
                 seat.hops, seat.way = 1, _Way(seat.node, block, None)
         else:
-            here = _change(here, fresh, block)
+            here = _change(here, fresh, block, ends.unknown_ms)
         here = here + fresh
         for seat in here:
             seat.cost_ms += seat.block_ms
@@ -220,7 +252,7 @@ def _search(seats: list[_Seat], part: Span, ends: _Ends) -> tuple[Hop, ...]:
     return _hops(best.way, part)
 
 
-def _change(here: list[_Seat], fresh: list[_Seat], block: int) -> list[_Seat]:
+def _change(here: list[_Seat], fresh: list[_Seat], block: int, unknown_ms: float) -> list[_Seat]:
     """Let ways change nodes before this block; returns the nodes that go on.
 
     Ways are compared as they were before this block: no node is changed twice at one place.
@@ -229,14 +261,14 @@ def _change(here: list[_Seat], fresh: list[_Seat], block: int) -> list[_Seat]:
     if not ending and not fresh:
         return here
     here.sort(key=_cost_ms)
-    changes = [_enter(seat, here) for seat in fresh]
+    changes = [_enter(seat, here, unknown_ms) for seat in fresh]
     staying = here
     if ending:
         staying = [seat for seat in here if seat.stop > block]
         ending.sort(key=_cost_ms)
         least_ms = ending[0].cost_ms
         changes += [
-            _enter(seat, ending, against=seat)
+            _enter(seat, ending, unknown_ms, against=seat)
             for seat in staying
             if least_ms + seat.enter_ms <= seat.cost_ms
         ]
@@ -249,7 +281,9 @@ def _change(here: list[_Seat], fresh: list[_Seat], block: int) -> list[_Seat]:
 _Change = tuple[_Seat, float, tuple[int, _Way | None]]
 
 
-def _enter(seat: _Seat, ways: list[_Seat], against: _Seat | None = None) -> _Change | None:
+def _enter(
+    seat: _Seat, ways: list[_Seat], unknown_ms: float, against: _Seat | None = None
+) -> _Change | None:
     """The cheapest of these ways, sorted by cost, into this node, if it beats what is known."""
     node, measured, enter_ms = seat.node, seat.measured, seat.enter_ms
     cost_ms = against.cost_ms if against else inf
@@ -261,7 +295,7 @@ def _enter(seat: _Seat, ways: list[_Seat], against: _Seat | None = None) -> _Cha
             break  # so are all that follow
         rtt_ms = way.measured(node)
         if rtt_ms is None and (rtt_ms := measured(way.node)) is None:
-            rtt_ms = RTT_UNKNOWN_MS
+            rtt_ms = unknown_ms
         entered_ms += rtt_ms / 2
         if entered_ms < cost_ms or (entered_ms == cost_ms and way.hops + 1 < hops):
             cost_ms, hops, best = entered_ms, way.hops + 1, way

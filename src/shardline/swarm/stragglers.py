@@ -48,7 +48,8 @@ class _Pace:
 class Stragglers:
     """One caller's measure of the nodes that it uses."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, factor: float = FACTOR) -> None:
+        self._factor = factor
         self._paces: dict[NodeId, _Pace] = {}
 
     def add(self, node: NodeId, block_s: float) -> bool:
@@ -72,7 +73,7 @@ class Stragglers:
         pace = self._paces.get(node)
         if pace is None or pace.steps < STEPS_LEAST:
             return False
-        return median(pace.last_s) > FACTOR * pace.base_s
+        return median(pace.last_s) > self._factor * pace.base_s
 
     def overdue(self, node: NodeId, blocks: int, waiting_s: float) -> bool:
         """Whether a step through this many of its blocks has been under way for far too long.

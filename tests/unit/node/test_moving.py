@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
@@ -84,7 +83,7 @@ def order(monkeypatch: pytest.MonkeyPatch, *names: str, to: Span | None = None) 
         if to is None or mine.name not in left or not mine.placed_at_s:
             return None
         left.discard(mine.name)
-        return Move(to, inf)
+        return Move(to, 1.0)
 
     monkeypatch.setattr(moving, "decide", ordered)
 
@@ -127,6 +126,12 @@ def blocks_in_memory(record: NodeRecord, model: Path) -> float:
     return (record.memory_used_bytes - cache_bytes) / plan.block_bytes(torch.float32)[0]
 
 
+def helps(record: NodeRecord) -> bool:
+    """Whether this node has come to where pat was alone: 1:3 helps as much as 2:4."""
+    there = record.state is State.READY and record.moves_to is None
+    return there and record.name != "pat" and record.stop > 2
+
+
 def covered(records: dict[str, NodeRecord]) -> bool:
     ready = (record.span for record in records.values() if record.state is State.READY)
     return not gaps(ready, BLOCKS)
@@ -141,6 +146,7 @@ def test_an_unbalanced_swarm_balances_itself_and_no_request_fails(  # noqa: PLR0
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     del always
+    order(monkeypatch)
     place(monkeypatch, "0:2")
     for name in ("pat", "quin"):
         nodes.start(name, "2:4")
@@ -149,6 +155,7 @@ def test_an_unbalanced_swarm_balances_itself_and_no_request_fails(  # noqa: PLR0
     assert spans(nodes.records()) == {
         "ada": "0:2", "ben": "0:2", "cleo": "0:2", "pat": "2:4", "quin": "2:4",
     }  # fmt: skip
+    monkeypatch.setattr(moving, "decide", decide)
     written: list[list[int]] = []
     begun, over = threading.Event(), threading.Event()
 
@@ -166,20 +173,15 @@ def test_an_unbalanced_swarm_balances_itself_and_no_request_fails(  # noqa: PLR0
 
         def balanced(records: dict[str, NodeRecord]) -> bool:
             assert covered(records)
-            here = [record for record in records.values() if record.moves_to is None]
-            return [str(record.span) for record in here].count("2:4") == 2
+            return any(map(helps, records.values()))
 
-        nodes.wait_until(balanced)
+        after = nodes.wait_until(balanced)
     finally:
         over.set()
         writer.join()
     assert len(written) > 1
     assert all(text == golden for text in written)
-    (mover,) = [
-        record
-        for record in nodes.records().values()
-        if record.name != "pat" and record.span == Span(2, 4)
-    ]
+    mover = next(filter(helps, after.values()))
     assert mover.fits == 2
     assert not mover.pinned
     assert mover.placed_at_s > 0
@@ -192,11 +194,13 @@ def test_a_hole_is_closed_and_who_waited_goes_on(
     memory_bytes: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    order(monkeypatch)
     for name in ("ada", "ben"):
         nodes.start(name, memory_bytes=memory_bytes, pace=PACE)
     place(monkeypatch, "0:2")
     nodes.start("cleo", memory_bytes=memory_bytes, pace=PACE)
     assert sorted(spans(nodes.records()).values()) == ["0:2", "0:2", "2:4"]
+    monkeypatch.setattr(moving, "decide", decide)
     model = nodes.swarm.model_now(str(tiny), tell=lambda _: None)
     text: list[int] = []
     for token in model.stream(PROMPT, **GREEDY):

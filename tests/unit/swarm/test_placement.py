@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardline.core.spans import Span, gaps
@@ -27,6 +27,7 @@ def _uncovered(records: list[NodeRecord], blocks: int) -> set[int]:
     return {block for gap in missing for block in range(gap.start, gap.stop)}
 
 
+@settings(deadline=None)
 @given(swarms(), st.integers(1, 15))
 def test_a_newcomer_covers_as_many_uncovered_blocks_as_it_can(
     swarm: tuple[int, list[NodeRecord]], fits: int
@@ -43,6 +44,7 @@ def test_a_newcomer_covers_as_many_uncovered_blocks_as_it_can(
     )
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.lists(st.integers(1, 20), min_size=1, max_size=60))
 def test_joiners_to_an_empty_swarm_cover_it_as_soon_as_their_sizes_suffice(
     blocks: int, sizes: list[int]
@@ -54,6 +56,7 @@ def test_joiners_to_an_empty_swarm_cover_it_as_soon_as_their_sizes_suffice(
         assert len(_uncovered(records, blocks)) == max(0, blocks - sum(sizes[: number + 1]))
 
 
+@settings(deadline=None)
 @given(swarms(), st.integers(1, 15), st.randoms())
 def test_the_choice_does_not_depend_on_the_records_order(
     swarm: tuple[int, list[NodeRecord]], fits: int, luck: object
@@ -68,13 +71,34 @@ def test_the_slowest_blocks_are_helped_first() -> None:
         record(1, 0, 4, block_steps_per_s=100.0),
         record(2, 4, 8, block_steps_per_s=20.0),
     ]
-    assert choose_span(records, blocks=8, fits=4) == Span(4, 8)
-    assert choose_span(records, blocks=8, fits=2) == Span(4, 6)
+    assert choose_span(records, blocks=8, fits=4, block_steps_per_s=40.0) == Span(4, 8)
+    assert choose_span(records, blocks=8, fits=2, block_steps_per_s=40.0) == Span(4, 6)
+
+
+def test_a_fast_newcomer_also_stands_in_for_those_who_have_less_to_spare() -> None:
+    records = [
+        record(1, 0, 4, block_steps_per_s=100.0),
+        record(2, 4, 8, block_steps_per_s=20.0),
+    ]
+    assert choose_span(records, blocks=8, fits=5, block_steps_per_s=200.0) == Span(3, 8)
+
+
+def test_of_windows_that_carry_as_much_the_one_with_the_fewest_holders_is_taken() -> None:
+    records = [
+        record(1, 0, 8),
+        record(2, 0, 4),
+        record(3, 0, 8),
+        record(4, 4, 8, state=State.LEAVING),
+    ]
+    records.append(record(5, 5, 8, block_steps_per_s=1e-9))
+    assert choose_span(records, blocks=8, fits=1) == Span(4, 5)
 
 
 def test_a_node_that_has_not_measured_yet_counts_as_a_middling_one() -> None:
     records = [record(1, 0, 4, block_steps_per_s=100.0), record(2, 4, 8)]
-    assert choose_span(records, blocks=8, fits=4) == Span(0, 4)
+    before = choose_span(records, blocks=8, fits=4, block_steps_per_s=100.0)
+    records[1] = record(2, 4, 8, block_steps_per_s=100.0)
+    assert choose_span(records, blocks=8, fits=4) == before
 
 
 def test_who_leaves_or_serves_another_model_does_not_count() -> None:

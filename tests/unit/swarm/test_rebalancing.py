@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import product
-from math import inf
 from random import Random
 
 import msgspec
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 
 from shardline.core.spans import Span, gaps
 from shardline.swarm import (
-    Move,
     NodeRecord,
     State,
     best_move,
@@ -23,7 +21,7 @@ from shardline.swarm import (
     swarm_throughput,
     throughputs,
 )
-from shardline.swarm.rebalancing import BALANCED, REST_S
+from shardline.swarm.rebalancing import REST_S
 from tests.unit.swarm.making import NOW_S, node_id, record
 
 ROUND_S = REST_S + 60
@@ -141,7 +139,7 @@ def test_a_hole_is_closed_at_once_also_by_who_came_just_now() -> None:
     records = [_node(number, 0, 4, placed_at_s=NOW_S) for number in (1, 2)]
     moving = [move for held in records if (move := decide(held.node, records, now_s=NOW_S + 1))]
     assert [move.span for move in moving] == [Span(4, 8)]
-    assert moving[0].worth > 1
+    assert moving[0].gain > 0.5
 
 
 def test_who_moved_lately_stays() -> None:
@@ -199,6 +197,17 @@ def test_of_two_movers_of_one_block_the_lesser_id_goes() -> None:
     assert [may_move(held.node, records) for held in records[:2]] == [True, False]
 
 
+def test_of_two_movers_who_need_each_other_the_lesser_id_goes_once_the_other_stays() -> None:
+    movers = [_node(number, 0, 4, next_start=4, next_stop=8) for number in (1, 2)]
+    records = [*movers, _node(4, 4, 8)]
+    assert [may_move(held.node, records) for held in movers] == [False, False]
+    assert [may_move(held.node, records, yielded=True) for held in movers] == [True, False]
+    records = _place(records, movers[1], next_start=0, next_stop=0)
+    assert may_move(movers[0].node, records)
+    gone = [movers[0], _node(2, 4, 8), records[2]]  # it went: nobody is left to yield
+    assert not may_move(movers[0].node, gone, yielded=True)
+
+
 def _best_of_all(records: list[NodeRecord], blocks: int) -> float:
     """The best throughput of any arrangement, reachable or not."""
     starts = [range(blocks - len(held.span) + 1) for held in records]
@@ -219,8 +228,8 @@ def _grown(seed: int, nodes: int, blocks: int, fits: tuple[int, int]) -> list[No
         records: list[NodeRecord] = []
         for number in range(nodes):
             size = luck.randint(*fits)
-            span = choose_span(records, blocks=blocks, fits=size)
             rate = luck.lognormvariate(4, 0.7)
+            span = choose_span(records, blocks=blocks, fits=size, block_steps_per_s=rate)
             records.append(
                 _node(number, span.start, span.stop, blocks=blocks, block_steps_per_s=rate)
             )
@@ -229,14 +238,27 @@ def _grown(seed: int, nodes: int, blocks: int, fits: tuple[int, int]) -> list[No
             return records
 
 
-def test_small_swarms_end_near_the_best_of_all_arrangements() -> None:
-    shares: list[float] = []
+def test_small_swarms_end_within_5_percent_of_the_best_of_all_arrangements() -> None:
+    """Of 300 seeds 298 do, and the worst ends at 92%."""
+    moves_made = 0
     for seed in range(25):
         records = _grown(seed, 7, 6, (2, 4))
-        after, _ = _settle(records, 6)
-        shares.append(swarm_throughput(after, blocks=6) / _best_of_all(records, 6))
-    assert sorted(shares)[len(shares) // 5] >= 0.95
-    assert min(shares) >= 0.5  # nobody may uncover a block, so not every arrangement is in reach
+        after, moves = _settle(records, 6)
+        moves_made += moves
+        assert swarm_throughput(after, blocks=6) >= 0.95 * _best_of_all(records, 6)
+    assert moves_made <= 25
+
+
+@pytest.mark.parametrize(("blocks", "fits"), [(24, (2, 7)), (32, (3, 12))])
+def test_32_nodes_end_within_5_percent_of_the_mean_which_none_can_beat(
+    blocks: int, fits: tuple[int, int]
+) -> None:
+    for seed in range(6):
+        records = _grown(seed, 48, blocks, fits)
+        after, moves = _settle(records, blocks)
+        rates = throughputs(after, blocks)
+        assert min(rates) >= 0.95 * sum(rates) / blocks
+        assert moves <= 4
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -245,7 +267,7 @@ def test_a_large_swarm_ends_near_the_mean_which_none_can_beat(seed: int) -> None
     records = [
         _node(
             number,
-            start := luck.randint(0, 80 - (size := luck.randint(4, 24))),
+            start := int((80 - (size := luck.randint(4, 24))) * luck.random() ** 2),
             start + size,
             blocks=80,
             block_steps_per_s=luck.lognormvariate(4, 0.6),
@@ -263,9 +285,5 @@ def test_a_large_swarm_ends_near_the_mean_which_none_can_beat(seed: int) -> None
 def test_nothing_moves_where_all_is_well() -> None:
     records = [_node(number, 0, 8) for number in range(5)]
     assert not any(decide(held.node, records, now_s=NOW_S) for held in records)
-    assert swarm_throughput(records, blocks=8) >= BALANCED
+    assert swarm_throughput(records, blocks=8) == 5 / 8
     assert decide(node_id(1), [_node(1, 0, 4)], now_s=NOW_S) is None
-
-
-def test_a_move_from_where_a_node_is_worth_nothing_is_worth_it() -> None:
-    assert Move(Span(0, 1), inf).worth > 1

@@ -111,6 +111,22 @@ def test_a_fast_node_does_more_of_the_work() -> None:
     assert chain == (Hop(node_id(1), Span(0, 2)), Hop(node_id(2), Span(2, 8)))
 
 
+def test_a_node_about_to_leave_the_blocks_is_asked_only_where_others_are_much_slower() -> None:
+    leaving = record(1, 0, 4, block_steps_per_s=100.0, next_start=4, next_stop=8)
+    stays = record(2, 0, 4, block_steps_per_s=10.0)
+    last = record(3, 4, 8)
+    chain = choose_chain([leaving, stays, last], blocks=8, fingerprint="f00d")
+    assert chain[0].node == stays.node
+    keeps = record(1, 0, 4, block_steps_per_s=100.0, next_start=0, next_stop=6)
+    assert choose_chain([keeps, stays, last], blocks=8, fingerprint="f00d")[0].node == keeps.node
+    assert choose_chain([leaving, last], blocks=8, fingerprint="f00d")[0].node == leaving.node
+    within = choose_chain(
+        [record(1, 0, 6, next_start=2, next_stop=8), record(2, 0, 6)],
+        blocks=8, fingerprint="f00d", within=Span(3, 5),
+    )  # fmt: skip
+    assert within == (Hop(leaving.node, Span(3, 5)),)  # what it keeps is as good as ever
+
+
 def test_a_node_is_not_asked_twice_in_one_chain() -> None:
     slow = record(1, 0, 8, block_steps_per_s=10.0, links={node_id(2): 1.0})
     fast = record(2, 3, 5, block_steps_per_s=1000.0)

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from shardline.core.errors import NotCovered
 from shardline.core.spans import Span
-from shardline.swarm import Hop, NodeRecord, choose_chain
-from shardline.swarm.routing import BLOCK_UNKNOWN_MS, HOP_MS, RTT_UNKNOWN_MS
+from shardline.swarm import WEIGHTS, Hop, NodeRecord, choose_chain
 from tests.unit.swarm.making import node_id, record
 
 if TYPE_CHECKING:
@@ -40,11 +39,13 @@ def swarms(draw: st.DrawFn) -> tuple[int, list[NodeRecord]]:
 
 def _cost_ms(chain: tuple[Hop, ...], by_node: dict[NodeId, NodeRecord]) -> float:
     """By the words of the module's docstring, the caller's two links left out."""
-    cost_ms = (len(chain) - 1) * RTT_UNKNOWN_MS / 2
+    cost_ms = (len(chain) - 1) * WEIGHTS.rtt_unknown_ms / 2
     for hop in chain:
         held = by_node[hop.node]
-        idle_ms = 1000 / held.block_steps_per_s if held.block_steps_per_s else BLOCK_UNKNOWN_MS
-        cost_ms += HOP_MS + held.queue * idle_ms * len(held.span)
+        idle_ms = (
+            1000 / held.block_steps_per_s if held.block_steps_per_s else WEIGHTS.block_unknown_ms
+        )
+        cost_ms += WEIGHTS.hop_ms + held.queue * idle_ms * len(held.span)
         cost_ms += len(hop.span) * idle_ms / (1 - min(held.load, 0.9))
     return cost_ms
 
