@@ -13,7 +13,7 @@ from rich.table import Table
 from shardline.cli.options import json_option
 
 if TYPE_CHECKING:
-    from shardline.simulation import Report
+    from shardline.simulation import Report, Tuned
 
 __all__ = ["simulate"]
 
@@ -42,6 +42,50 @@ def swarm(*, as_json: bool, **chosen: float) -> None:
         click.echo(json.dumps(msgspec.to_builtins(report)))
     else:
         _show(report)
+
+
+@simulate.command()
+@click.option("--nodes", default=16, show_default=True, help="Of the swarm to tune for.")
+@click.option("--minutes", default=2.0, show_default=True, help="Simulated time of each run.")
+@click.option("--seed", default=0, show_default=True, help="Equal seeds give equal answers.")
+@click.option("--generations", default=4, show_default=True, help="Of 19 sets of weights each.")
+@json_option
+def tune(*, nodes: int, minutes: float, seed: int, generations: int, as_json: bool) -> None:
+    """Look for better weights for routing, and compare them with today's on other seeds."""
+    from shardline.simulation import Traffic
+    from shardline.simulation import tune as run
+
+    tuned = run(Traffic(nodes=nodes, minutes=minutes, seed=seed), generations)
+    if as_json:
+        click.echo(json.dumps(msgspec.to_builtins(tuned)))
+    else:
+        _show_tuned(tuned)
+
+
+def _show_tuned(tuned: Tuned) -> None:
+    """Weights, then what they bring."""
+    weights = Table("weight", "today", "bred", box=None, pad_edge=False)
+    for name, value in tuned.weights.items():
+        weights.add_row(name, f"{tuned.defaults[name]:g}", f"{value:g}")
+    gains = Table(
+        "on", "step, 95%", "replayed or lost", "cost saved (95%)", box=None, pad_edge=False
+    )
+    for one in (tuned.bred_on, *tuned.held_out):
+        gains.add_row(
+            f"{one.seeds} {one.what}" if one is not tuned.bred_on else one.what,
+            f"{one.default_p95_ms:.0f} -> {one.p95_ms:.0f} ms",
+            f"{one.default_wasted:.1%} -> {one.wasted:.1%}",
+            f"{one.gain:.1%} ({one.gain_low:.1%} to {one.gain_high:.1%})",
+        )
+    console = Console()
+    console.print(weights)
+    console.print(gains)
+    verdict = (
+        "a sure gain in simulation: look at its cause before taking it"
+        if tuned.adopt
+        else "no sure gain: keep today's"
+    )
+    console.print(f"{verdict}; {tuned.runs} runs, {tuned.seconds:.0f} s")
 
 
 def _show(report: Report) -> None:

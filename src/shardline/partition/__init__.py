@@ -1,5 +1,6 @@
 """Which node runs which blocks, in what order, and how far from the best (MTPP, PAPER 2)."""
 
+from shardline.partition.brkga import bred
 from shardline.partition.comparing import compare
 from shardline.partition.dag import GraphProblem, evaluate_graph, stage_order
 from shardline.partition.dag_families import GRAPHS, make_graph
@@ -37,6 +38,7 @@ __all__ = [
     "Problem",
     "Scheme",
     "Share",
+    "bred",
     "compare",
     "evaluate",
     "evaluate_graph",

@@ -78,6 +78,7 @@ def bred(  # noqa: PLR0913 - what evolves, from what, and for how long
     keys: int,
     rng: np.random.Generator,
     over: Callable[[], bool],
+    generations: int = GENERATIONS,
 ) -> Found | None:
     """The best that any generation of keys decodes to, or that is known; at least the seeds are."""
     best: tuple[float, Found | None] = min(known, key=lambda one: one[0], default=(inf, None))
@@ -86,7 +87,7 @@ def bred(  # noqa: PLR0913 - what evolves, from what, and for how long
     values = np.full(POPULATION, inf)
     elite, mutants = round(ELITE * POPULATION), round(MUTANTS * POPULATION)
     children = POPULATION - elite - mutants
-    for generation in range(GENERATIONS + 1):
+    for generation in range(generations + 1):
         for place in range(elite if generation else 0, POPULATION):
             if over() and (generation or place >= len(seeds)):
                 return best[1]

@@ -62,7 +62,7 @@ class Costs:
         self._per_byte = _own(per_byte.T)
         self._first = (problem.delay_s[count, kept], sent)
         self._last = (problem.delay_s[kept, count], got)
-        sizes = [inf, *(problem.cut_bytes(cut) for cut in range(1, self.blocks))]
+        sizes = [0, *(problem.cut_bytes(cut) for cut in range(1, self.blocks))]
         self._inner_bytes = np.array(sizes, dtype=np.float64)
         self._links: dict[int, tuple[Floats, Floats]] = {}
 
@@ -85,7 +85,9 @@ class Costs:
         per_byte = float(self._per_byte[receiver, sender])
         if per_byte == inf or sender == receiver:
             return np.full(self.blocks, inf)
-        return self._inner_bytes * per_byte
+        transfer = self._inner_bytes * per_byte
+        transfer[0] = inf
+        return transfer
 
     def ends(self, *, first: bool) -> tuple[Floats, Floats]:
         """Transfer and hop from the caller to each node, or from each node to the caller."""

@@ -57,17 +57,19 @@ class Priced:
     bound_s: float
 
 
-def price(
+def price(  # noqa: PLR0913 - where it starts, and what ends it
     costs: Costs,
     over: Callable[[], bool],
     start: Chain | None = None,
     better: Callable[[Costs, Chain], Chain] | None = None,
+    *,
     enough_s: float = inf,
+    gain: float = 0.0,
 ) -> Priced:
     """The fastest chain found and a lower bound of the latency.
 
-    `over` says when to stop, and so does a bound that is `enough_s`; `better` improves each chain
-    found, among the nodes still of use.
+    `over` says when to stop, and so does a bound of `enough_s`, or a round that raises it by less
+    than the share `gain`; `better` improves each chain found, among the nodes still of use.
     """
     best, best_s = start, evaluate(costs.problem, start).latency_s if start else inf
     bound_s, prices = 0.0, np.zeros(costs.nodes)
@@ -78,7 +80,10 @@ def price(
         prices = _first_prices(costs, best)
     for turn in range(ROUNDS):
         walk = _Walk(costs, prices)
+        stalled = walk.bound_s < bound_s * (1 + gain) if gain else False
         bound_s = max(bound_s, walk.bound_s)
+        if stalled:
+            break
         through_s = walk.through_s()
         few = _matter(costs, prices, through_s, best)
         near = costs.among(few)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shardline.partition.problem import Problem, Share
-    from shardline.partition.schemes import Scheme
+    from shardline.partition.schemes import Library, Scheme
 
     Chain = tuple[Share, ...]
 
@@ -29,11 +29,12 @@ PROVEN near; else it is the nearest alone."""
 PROVEN = 1.01
 
 
-def pick(costs: Costs, weight: float, seed: int) -> list[Chain]:
-    """Chains after the shipped schemes for the states most like this problem's."""
+def pick(costs: Costs, weight: float, seed: int, library: Library | None = None) -> list[Chain]:
+    """Chains after the schemes for the states most like this problem's; None: those shipped."""
     count = SEVERAL if weight == 1 and costs.nodes <= SEVERAL_NODES_MAX else 1
     state = state_of(costs.problem)
-    return _laid(costs, nearest_schemes(shipped(), state, costs.blocks, count), weight, seed)
+    likest = nearest_schemes(library or shipped(), state, costs.blocks, count)
+    return _laid(costs, likest, weight, seed)
 
 
 def lay(

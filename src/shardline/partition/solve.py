@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shardline.partition.problem import Problem, Share
+    from shardline.partition.schemes import Library
 
     Over = Callable[[], bool]
     Chain = tuple[Share, ...]
@@ -88,8 +89,15 @@ class Plan:
 class _Search:
     """What methods share: the problem, the seed, and the time."""
 
-    def __init__(self, problem: Problem, weight: float, seed: int, budget_s: float | None) -> None:
-        self.problem, self.weight, self.seed = problem, weight, seed
+    def __init__(
+        self,
+        problem: Problem,
+        weight: float,
+        seed: int,
+        budget_s: float | None,
+        library: Library | None,
+    ) -> None:
+        self.problem, self.weight, self.seed, self.library = problem, weight, seed, library
         self._started_s, self._budget_s = time.perf_counter(), budget_s
         self.costs = Costs(problem)
         self.costs.check_room()
@@ -109,6 +117,14 @@ class _Search:
 
         return over
 
+    def rest_at(self) -> Callable[[float], Over]:
+        """`over_at` for parts of the time that is left now."""
+        left_s = self.left_s()
+        if left_s is None or not self._budget_s:
+            return self.over_at
+        used = 1 - left_s / self._budget_s
+        return lambda part: self.over_at(used + (1 - used) * part)
+
     def left_s(self) -> float | None:
         """What is left of the budget; None without one."""
         if self._budget_s is None:
@@ -124,8 +140,8 @@ class _Search:
 
     def fastest(self) -> Chain | None:
         """By prices and local search; its bound is kept where it is one of the objective."""
-        self._over = self.over_at(PART_ALL if self.weight == 0 else PART_FAST)
         until = PART_ALL if self.weight == 0 else PART_FAST
+        self._over = self.over_at(until)
         found = toured(self.costs, self.over_at, until, better=self._polished)
         if self.weight == 0:
             self.bound_s = found.bound_s
@@ -189,7 +205,7 @@ def _search(search: _Search) -> None:
         over = search.over_at(PART_ALL)
         search.take(evolve(search.costs, search.weight, search.seed, over, known))
     if search.best is None:  # the time was short
-        for chain in pick(search.costs, search.weight, search.seed):
+        for chain in pick(search.costs, search.weight, search.seed, search.library):
             search.take(chain)
 
 
@@ -219,7 +235,7 @@ def _mip(search: _Search) -> None:
 
 
 def _scheme(search: _Search) -> None:
-    for chain in pick(search.costs, search.weight, search.seed):
+    for chain in pick(search.costs, search.weight, search.seed, search.library):
         search.take(chain)
     search.bound_s = quick_bound_s(search.costs, search.weight)
 
@@ -249,18 +265,20 @@ def plan(  # noqa: PLR0913 - each names one part of what is asked
     seed: int = 0,
     budget_s: float | None = BUDGET_S,
     bound_ms: float | None = None,
+    library: Library | None = None,
 ) -> Plan:
     """The method's plan for this problem.
 
     The same seed gives the same plan if `budget_s` is None: then counts of rounds end the search,
     and not the clock. `bound_ms` is a lower bound that is known already; without one it is sought,
-    within the budget. Raises BadInput for an unknown method, or if no plan is possible.
+    within the budget. `library` holds the schemes to choose from; None: those shipped. Raises
+    BadInput for an unknown method, or if no plan is possible.
     """
     started_s = time.perf_counter()
     weight = weight_of(objective)
     if method not in METHODS:
         raise BadInput(f"no method {method!r}: there are {', '.join(METHODS)}")
-    search = _Search(problem, weight, seed, budget_s)
+    search = _Search(problem, weight, seed, budget_s, library)
     METHODS[method](search)
     chain, value_s = search.best, search.best_s
     if chain is None or value_s == inf:
@@ -294,5 +312,5 @@ def _bound_s(search: _Search, chain: Chain) -> float:
     slowest_s = assigned_bottleneck_s(search.costs, figures.bottleneck_s) if weight else 0.0
     if weight == 1:
         return slowest_s
-    way_s = toured(search.costs, search.over_at, start=chain).bound_s
+    way_s = toured(search.costs, search.rest_at(), start=chain).bound_s
     return weight * slowest_s + (1 - weight) * way_s

@@ -48,6 +48,8 @@ PLAIN = 0.4
 """Part of the time for chains and a bound without groups."""
 PRICED = 0.5
 """Part of the remaining time for each set of groups that is priced."""
+GAIN = 0.005
+"""By so much a round of prices has to raise the bound while it is open which groups are visited."""
 CLOSE = 1e-4
 
 
@@ -101,6 +103,8 @@ class _Tours:
         self.tours = _tours(self.least)
         self.chain, self.plain_s = known.chain, known.bound_s
         self.best_s = evaluate(problem, known.chain).latency_s if known.chain else inf
+        self.room = costs.capacities()
+        self.settled: set[Set] = set()
         self.within: dict[Set, float] = {}
         """What pricing gave for the nodes of these groups, over the rest of the links."""
 
@@ -115,17 +119,17 @@ class _Tours:
                 break
             _, _, must, may, rest_s = heapq.heappop(queue)
             ways = [(must, may)]
-            if may in self.within:
+            if may in self.within and (must != may or may in self.settled):
                 rest_s = self.within[may]
                 ways = self._branches(must, may)
-                if not ways:  # settled, and as good as prices are
+                if not ways:  # as good as prices are
                     heapq.heappush(queue, (self._tour_s(must, may) + rest_s, 0, must, may, rest_s))
                     break
             elif smaller := self._shrunk(must, may, rest_s):
                 ways = [(must, smaller)]
             else:
                 part += PRICED * (until - part)
-                rest_s = self._price(must, may, over_at(part))
+                rest_s = self._price(must, may, rest_s, over_at(part))
             for must_now, may_now in ways:
                 turn += 1
                 least_s = self._tour_s(must_now, may_now) + rest_s
@@ -153,20 +157,26 @@ class _Tours:
         far = max(open_, key=lambda one: self._tour_s(must | {one}, may))
         return [(must | {far}, may), (must, may - {far})]
 
-    def _price(self, must: Set, may: Set, over: Over) -> float:
+    def _price(self, must: Set, may: Set, rest_s: float, over: Over) -> float:
         """What chains among these groups' nodes cost at least, tours apart."""
         few = np.flatnonzero(np.isin(self.group, list(may)))
+        if self.room[few].sum() < self.costs.blocks:
+            self.within[may] = inf
+            return inf
         start = self.chain
         if start and not {share.node for share in start} <= set(listed(few)):
             start = None
         enough_s = self.best_s - self._tour_s(must, may)
-        found = price(self.rest.among(few), over, start, enough_s=enough_s)
+        gain = 0.0 if must == may else GAIN
+        found = price(self.rest.among(few), over, start, enough_s=enough_s, gain=gain)
         if found.chain:
             latency_s = evaluate(self.costs.problem, found.chain).latency_s
             if latency_s < self.best_s:
                 self.chain, self.best_s = found.chain, latency_s
-        self.within[may] = found.bound_s
-        return found.bound_s
+        self.within[may] = max(rest_s, found.bound_s)
+        if must == may:
+            self.settled.add(may)
+        return self.within[may]
 
 
 def _least(delay_s: Floats, group: Ints) -> Floats:
