@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from shardline.cli.drawing import check_drawing, draw
 from shardline.cli.nodes_file import NodesFile
 from shardline.cli.options import (
     join_option,
@@ -26,8 +24,10 @@ from shardline.cli.options import (
     profiles_folder,
     the_invite,
 )
-from shardline.cli.precompute import WithPrecompute
+from shardline.cli.plan_table import certainty, headline, say, show
+from shardline.cli.precompute import WithPrecompute, read_library
 from shardline.cli.progress import Progress
+from shardline.cli.reading import read_bounded
 from shardline.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from shardline.cli.live import Live, Standing, Survey
     from shardline.cli.planning import Change, Sizes
     from shardline.model import ChainPlan
-    from shardline.partition import Plan
+    from shardline.partition import Library, Plan, Problem
 
 __all__ = ["METHODS", "OBJECTIVES", "plan"]
 
@@ -46,10 +46,6 @@ OBJECTIVES = ("throughput", "latency")
 TOKENS = 4_096
 TOKENS_MAX = 2**30
 FILE_BYTES_MAX = 2**24
-FILE_COLUMNS = 200
-"""How wide the table may be where nobody's terminal sets a limit."""
-PROVEN = 1e-6
-"""A gap below this is rounding."""
 
 
 @click.command(cls=WithPrecompute)
@@ -80,6 +76,20 @@ PROVEN = 1e-6
     metavar="CHANGE",
     help="add=NAME:memory=12GiB,block_ms=1,rtt_ms=5 or remove=NAME; may be given often.",
 )
+@click.option(
+    "--library",
+    "library_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Schemes made by `plan precompute`, for --method scheme.",
+)
+@click.option(
+    "--draw",
+    "drawing",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw network, chain and stages too; FILE ends in .svg or .png.",
+)
 @json_option
 def plan(  # noqa: PLR0913  (one argument an option)
     *,
@@ -91,6 +101,8 @@ def plan(  # noqa: PLR0913  (one argument an option)
     tokens: int,
     dtype: str | None,
     changes: tuple[str, ...],
+    library_path: Path | None,
+    drawing: Path | None,
     as_json: bool,
 ) -> None:
     """Plan which node holds which blocks of MODEL, and say how far from the best that is.
@@ -112,22 +124,120 @@ def plan(  # noqa: PLR0913  (one argument an option)
       mbit = 1000
     """
     _one_source(nodes_path)
+    asked = _Asked(method, objective, _library(library_path, method), changes, drawing, as_json)
+    if drawing:
+        check_drawing(drawing)
     with Progress("asking the swarm", wanted=not as_json) as progress:
         source = _visit(join_text) if nodes_path is None else _read(Path(nodes_path), changes)
         progress.say("reading the model")
-        chain = _chain(model)
-        file, swarm = _machines(source, chain)
-        dtype = dtype or (swarm and swarm.dtype) or str(chain.config.dtype).removeprefix("torch.")
-        sizes = _sizes(chain, dtype, tokens)
+        case = _case(model, source, dtype, tokens)
         progress.say("planning")
-        found = _solve(sizes, file, method, objective)
-        others = [_compare(*change, found, sizes) for change in _changed(file, changes).items()]
-        now = None if swarm is None else _standing(swarm, sizes, dtype, objective)
-    if as_json:
-        click.echo(json.dumps(_report(found, sizes, others, now), allow_nan=False))
+        plans = asked.plans(case.problem)
+        first = next(plans)
+    _answer(asked, case, first, plans)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How to plan, and what to say of it."""
+
+    method: str
+    objective: str
+    library: Library | None
+    changes: tuple[str, ...]
+    drawing: Path | None
+    as_json: bool
+
+    @property
+    def refining(self) -> bool:
+        """Whether a scheme's plan is the first of several: a person sees it and may wait."""
+        return self.method == "scheme" and not self.as_json
+
+    def plans(self, problem: Problem) -> Iterator[Plan]:
+        """One plan, or better and better ones."""
+        from shardline.partition import plan as place
+        from shardline.partition import refine
+
+        if self.refining:
+            yield from refine(problem, objective=self.objective, library=self.library)
+        else:
+            yield place(problem, self.method, objective=self.objective, library=self.library)
+
+    def settled(self, problem: Problem) -> Plan:
+        """The plan to compare with what was found: a refined one is a search's."""
+        method = "auto" if self.refining else self.method
+        return next(replace(self, method=method).plans(problem))
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What is planned: a model on machines."""
+
+    title: str
+    sizes: Sizes
+    dtype: str
+    file: NodesFile
+    swarm: Survey | None
+    """If the machines are those of a live one."""
+    problem: Problem
+
+    def after(self, changes: tuple[str, ...]) -> list[tuple[str, NodesFile]]:
+        """The machines after each change."""
+        return list(_changed(self.file, changes).items())
+
+    def standing(self, objective: str) -> Standing | None:
+        """What the live swarm does now."""
+        from shardline.cli.live import standing
+
+        if self.swarm is None:
+            return None
+        return standing(self.swarm, self.problem, self.dtype, objective)
+
+
+def _case(model: str, source: NodesFile | Live, dtype: str | None, tokens: int) -> _Case:
+    from shardline.cli.planning import problem_of
+
+    chain = _chain(model)
+    file, swarm = _machines(source, chain)
+    dtype = dtype or (swarm and swarm.dtype) or str(chain.config.dtype).removeprefix("torch.")
+    sizes = _sizes(chain, dtype, tokens)
+    title = f"{Path(model).name or model}: {chain.blocks} blocks, {len(file.machines)} nodes"
+    return _Case(title, sizes, dtype, file, swarm, problem_of(sizes, file))
+
+
+def _answer(asked: _Asked, case: _Case, first: Plan, plans: Iterator[Plan]) -> None:
+    """Show the plan, or the first one at once and then the best of those that follow."""
+    found = first
+    if asked.refining:
+        show(first)
+        with Progress("refining the plan"):
+            for better in plans:
+                found = better
+    with Progress("comparing", wanted=not asked.as_json) as progress:
+        others = [_compare(*change, found, case, asked) for change in case.after(asked.changes)]
+        now = case.standing(asked.objective)
+        if asked.drawing:
+            progress.say("drawing")
+            draw(asked.drawing, case.problem, found, headline(found, case.title))
+    if asked.as_json:
+        click.echo(json.dumps(_report(found, case.sizes, others, now), allow_nan=False))
+        return
+    here = now.sentences(found) if now else ()
+    more = [*here, *case.sizes.notes, *(change.sentence() for change in others)]
+    if found is first and asked.refining:
+        say(["no better plan was found", *more])
+    elif found.assignment == first.assignment and asked.refining:
+        say([certainty(found), *more])
     else:
-        here = now.sentences(found) if now else ()
-        _show(found, [*here, *sizes.notes, *(change.sentence() for change in others)])
+        show(found, more)
+
+
+def _library(path: Path | None, method: str) -> Library | None:
+    if path is None:
+        return None
+    if method != "scheme":
+        raise BadInput("--library holds schemes: it wants --method scheme beside it")
+    return read_library(path)
 
 
 def _report(
@@ -155,13 +265,7 @@ def _changed(file: NodesFile, changes: tuple[str, ...]) -> dict[str, NodesFile]:
 def _read(path: Path, changes: tuple[str, ...]) -> NodesFile:
     """The file, if all changes of it can be: nonsense is answered before the model is read."""
     try:
-        with path.open("rb") as file:
-            data = file.read(FILE_BYTES_MAX + 1)
-        if len(data) > FILE_BYTES_MAX:
-            raise BadInput(f"{path} is too large for a list of nodes")
-        text = data.decode()
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+        text = read_bounded(path, FILE_BYTES_MAX, "a list of nodes").decode()
     except UnicodeDecodeError:
         raise BadInput(f"{path} is no text in UTF-8") from None
     file = NodesFile.parse(text)
@@ -215,73 +319,10 @@ def _sizes(chain: ChainPlan, dtype: str, tokens: int) -> Sizes:
     return replace(sizes, block_ms=kept.block_ms())
 
 
-def _standing(swarm: Survey, sizes: Sizes, dtype: str, objective: str) -> Standing:
-    from shardline.cli.live import standing
-    from shardline.cli.planning import problem_of
-
-    return standing(swarm, problem_of(sizes, swarm.file), dtype, objective)
-
-
-def _solve(sizes: Sizes, file: NodesFile, method: str, objective: str) -> Plan:
-    from shardline.cli.planning import problem_of
-    from shardline.partition import plan as place
-
-    return place(problem_of(sizes, file), method, objective=objective)
-
-
-def _compare(text: str, file: NodesFile, before: Plan, sizes: Sizes) -> Change:
-    from shardline.cli.planning import Change
+def _compare(text: str, file: NodesFile, before: Plan, case: _Case, asked: _Asked) -> Change:
+    from shardline.cli.planning import Change, problem_of
 
     try:
-        return Change(text, before, _solve(sizes, file, before.method, str(before.objective)))
+        return Change(text, before, asked.settled(problem_of(case.sizes, file)))
     except BadInput as error:
         return Change(text, before, None, str(error))
-
-
-def _show(found: Plan, more: list[str]) -> None:
-    """One calm table, then what the plan would do, how sure that it is the best, and more lines."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("node")
-    table.add_column("blocks")
-    table.add_column("stage ms", justify="right")
-    table.add_column("why")
-    for row in _rows(found):
-        table.add_row(*map(Text, row))
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, FILE_COLUMNS)
-    console.print(table)
-    one = (
-        f"{1e3 / found.latency_ms:.1f} tokens/s for one stream ({found.latency_ms:.1f} ms a token)"
-    )
-    slowest = f"slowest stage {found.bottleneck_ms:.1f} ms"
-    many = f"{1e3 / found.bottleneck_ms:.1f} for many ({slowest})"
-    for line in (f"{one}, {many}", _certainty(found), *more):
-        console.print(Text(line), soft_wrap=True)
-
-
-def _rows(found: Plan) -> Iterator[tuple[str, str, str, str]]:
-    """A row a node: those of the chain in its order, then those that are left out.
-
-    A reason is "name and what it has: why", and no name holds ": ".
-    """
-    stages = zip(found.assignment, found.stage_ms, strict=True)
-    heads = [(share.node, f"{share.start}:{share.stop}", f"{ms:.1f}") for share, ms in stages]
-    for place, reason in enumerate(found.reasons):
-        what, _, why = reason.partition(": ")
-        unused = (what.partition(" ")[0], "-", "-")
-        name, blocks, stage_ms = heads[place] if place < len(heads) else unused
-        yield name, blocks, stage_ms, why
-
-
-def _certainty(found: Plan) -> str:
-    latency = found.objective == "latency"
-    spent = f"({found.method}, {found.seconds:.1f} s)"
-    if found.gap < PROVEN:
-        what = "takes a token through sooner" if latency else "serves many streams faster"
-        return f"proven the best: no plan {what} {spent}"
-    figure = "a token" if latency else "its slowest stage"
-    return (
-        f"any plan needs {found.lower_bound_ms:.1f} ms or more for {figure}: "
-        f"this one is within {found.gap:.1%} of the best {spent}"
-    )

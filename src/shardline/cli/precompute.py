@@ -14,14 +14,16 @@ import click
 
 from shardline.cli.options import json_option
 from shardline.cli.progress import Progress
+from shardline.cli.reading import read_bounded
 from shardline.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from shardline.partition import Scheme
+    from shardline.partition import Library, Scheme
 
-__all__ = ["WithPrecompute", "precompute"]
+__all__ = ["WithPrecompute", "precompute", "read_library"]
 
 NODES_MAX, BLOCKS_MAX = 512, 512
+LIBRARY_BYTES_MAX = 2**24
 
 
 class WithPrecompute(click.Command):
@@ -73,7 +75,8 @@ def precompute(  # noqa: PLR0913  (one argument an option)
     from shardline.partition import FAMILIES, Library
     from shardline.partition import precompute as made
 
-    kept = _library(out) if out else {}
+    old = read_library(out).schemes if out and out.exists() else ()
+    kept = {scheme.name: scheme for scheme in old}
     rows: list[dict[str, Any]] = []
     with Progress("planning", wanted=not as_json) as progress:
         for scheme in made(nodes, families or tuple(FAMILIES), blocks, seed):
@@ -85,15 +88,15 @@ def precompute(  # noqa: PLR0913  (one argument an option)
     click.echo(json.dumps({"rows": rows}) if as_json else _table(rows))
 
 
-def _library(path: Path) -> dict[str, Scheme]:
-    """By name, what the file holds already; nothing if there is no file."""
+def read_library(path: Path) -> Library:
+    """The schemes of a file; raises BadInput, which names it."""
     from shardline.partition import Library
 
+    data = read_bounded(path, LIBRARY_BYTES_MAX, "a library of schemes")
     try:
-        data = path.read_bytes() if path.exists() else None
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
-    return {scheme.name: scheme for scheme in Library.from_bytes(data).schemes} if data else {}
+        return Library.from_bytes(data)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
 
 
 def _write(path: Path, data: bytes) -> None:

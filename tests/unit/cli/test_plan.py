@@ -373,3 +373,39 @@ def test_bench_plan_has_a_row_for_each_method_and_family(
         assert {"family", "method", "gap", "seconds"} <= set(row)
         assert row["gap"] is None or row["gap"] >= 0
         assert row["method"] not in {"auto", "exact"} or row["gap"] == pytest.approx(0, abs=1e-9)
+
+
+# --- SCHEMES ---
+
+
+def test_a_person_sees_the_schemes_plan_and_then_the_refined_one(ask: Ask) -> None:
+    ended = ask(small(TWO), "--tokens", "512", "--method", "scheme")
+    assert ended.code == 0, ended.err
+    first, *more = ended.out.split("node")[1:]
+    assert "(scheme, " in first
+    assert more or "no better plan was found" in first
+    assert "proven the best" in ended.out
+
+
+def test_a_program_gets_the_schemes_plan_alone(ask: Ask) -> None:
+    ended = ask(small(TWO), "--tokens", "512", "--method", "scheme", "--json")
+    assert json.loads(ended.out)["method"] == "scheme"
+
+
+def test_schemes_are_read_from_a_library_that_a_person_made(ask: Ask, tmp_path: Path) -> None:
+    file = tmp_path / "schemes.json"
+    made = ["--nodes-count", "4", "--blocks-count", "6", "--family", "homes", "--out", str(file)]
+    assert run(["plan", "precompute", *made]) == 0
+    command = ("--tokens", "512", "--method", "scheme", "--json", "--library")
+    ended = ask(small(TWO), *command, str(file))
+    assert ended.code == 0, ended.err
+    file.write_text(file.read_text().replace("parts", "party"))
+    ended = ask(small(TWO), *command, str(file))
+    assert ended.code == 2
+    assert f"{file}: no library of schemes: " in ended.err
+    assert ended.err.count("\n") == 1
+    assert "cannot be read" in ask(TWO, *command, str(tmp_path / "other.json")).err
+
+
+def test_a_library_wants_the_method_that_reads_it(ask: Ask) -> None:
+    assert "--method scheme" in ask(TWO, "--library", "schemes.json").err
