@@ -33,9 +33,13 @@ PORTS: Final = range(20_000, 30_000)
 """Below those that the kernel gives to whoever dials out."""
 START_S: Final = 30.0
 CHUNK_BYTES: Final = 2**16
+UNDER_WAY_MAX: Final = 64
+"""Chunks on the way in one direction of a connection; the sender waits beyond."""
 SLOW_LATENCY_S: Final = 0.05
 """What a slow cable adds to whatever comes at once, each way."""
 SLOW_BYTES_PER_S: Final = 2**18
+NO_LAG: Final = (0.0, 0.0)
+"""Seconds for whatever comes at once, and for each byte of it."""
 _CLONE_NEWNET: Final = 0x40000000
 _SIOCSIFFLAGS: Final = 0x8914
 _UP_AND_RUNNING: Final = 0x41
@@ -75,9 +79,14 @@ class Cables:
         """Nothing goes in or out any more; nobody is told, as when a cable is pulled."""
         self._order("cut", place)
 
-    def slow(self, place: Place) -> None:
-        """Everything takes SLOW_LATENCY_S longer, and goes at SLOW_BYTES_PER_S."""
-        self._order("slow", place)
+    def slow(
+        self,
+        place: Place,
+        latency_s: float = SLOW_LATENCY_S,
+        bytes_per_s: float = SLOW_BYTES_PER_S,
+    ) -> None:
+        """Whatever comes at once takes so much longer, each way, and goes at this rate."""
+        self._order("slow", place, lag=(latency_s, 1 / bytes_per_s))
 
     def spoil(self, place: Place, other: Place | None = None) -> None:
         """Every connection that is open now has one bit of the next bytes flipped, each way.
@@ -90,9 +99,9 @@ class Cables:
         """The cable is as it was; what waits in it goes on."""
         self._order("heal", place)
 
-    def _order(self, what: str, *places: Place) -> None:
+    def _order(self, what: str, *places: Place, lag: tuple[float, float] = NO_LAG) -> None:
         numbers = [self.places.index(place) + 1 for place in places]
-        self._pipe.send_bytes(json.dumps([what, numbers]).encode())
+        self._pipe.send_bytes(json.dumps([what, numbers, lag]).encode())
         self._pipe.recv_bytes()
 
 
@@ -183,13 +192,7 @@ class _Cable:
     def __init__(self) -> None:
         self.whole = asyncio.Event()
         self.whole.set()
-        self.is_slow = False
-
-    async def pass_on(self, size_bytes: int) -> None:
-        """Wait as long as so many bytes take."""
-        if self.is_slow:
-            await asyncio.sleep(SLOW_LATENCY_S + size_bytes / SLOW_BYTES_PER_S)
-        await self.whole.wait()
+        self.lag = NO_LAG
 
 
 @dataclass(eq=False, slots=True)
@@ -237,7 +240,7 @@ class _Carrier:
 
         def obey() -> None:
             try:
-                order: tuple[str, list[int]] = json.loads(pipe.recv_bytes())
+                order: tuple[str, list[int], tuple[float, float]] = json.loads(pipe.recv_bytes())
             except (EOFError, OSError):
                 loop.remove_reader(pipe.fileno())
                 over.set()
@@ -259,19 +262,19 @@ class _Carrier:
         pairs = zip(self._ports[1:], self._networks[1:], strict=True)
         return [asdict(Place(f"{LOCALHOST}:{port}", f"{own}/{network}")) for port, network in pairs]
 
-    def _obey(self, what: str, places: list[int]) -> None:
+    def _obey(self, what: str, places: list[int], lag: tuple[float, float]) -> None:
         cable = self._cables[places[0]]
         match what:
             case "cut":
                 cable.whole.clear()
             case "slow":
-                cable.is_slow = True
+                cable.lag = lag
             case "spoil":
                 for link in self._links:
                     if link.ends.issuperset(places):
                         link.spoilt += 1
             case _:
-                cable.is_slow = False
+                cable.lag = NO_LAG
                 cable.whole.set()
 
     async def _take(
@@ -315,16 +318,34 @@ async def _first_to_end(*pumps: Coroutine[None, None, None]) -> None:
 async def _pump(near: socket.socket, far: socket.socket, link: _Link) -> None:
     """One direction of one connection. Its end is a message too: a cut cable keeps it."""
     loop = asyncio.get_running_loop()
-    spoilt = link.spoilt
+    under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(UNDER_WAY_MAX)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_send_off(near, link, under_way))
+        data = b"-"
+        while data:
+            due_s, data = await under_way.get()
+            await asyncio.sleep(due_s - loop.time())
+            for cable in link.way:
+                await cable.whole.wait()
+            await loop.sock_sendall(far, data)
+
+
+async def _send_off(
+    near: socket.socket, link: _Link, under_way: asyncio.Queue[tuple[float, bytes]]
+) -> None:
+    """What comes is under way for as long as both cables ask: bytes one after the other, delays
+    at once, so that much can be on a long way.
+    """
+    loop = asyncio.get_running_loop()
+    spoilt, free_s = link.spoilt, 0.0
     data = b"-"
     while data:
         try:
             data = await loop.sock_recv(near, CHUNK_BYTES)
         except OSError:
             data = b""
-        for cable in link.way:
-            await cable.pass_on(len(data))
+        free_s = max(free_s, loop.time()) + len(data) * sum(cable.lag[1] for cable in link.way)
         if data and link.spoilt != spoilt:
             spoilt, middle = link.spoilt, len(data) // 2
             data = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
-        await loop.sock_sendall(far, data)
+        await under_way.put((free_s + sum(cable.lag[0] for cable in link.way), data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -20,10 +21,12 @@ from shardline.core.spans import Span
 from shardline.swarm import Invite, State
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from multiprocessing.process import BaseProcess
 
     from shardline.cli.cables import Cables, Place
+
+    _Start = tuple[Span, Place | None, Sequence[str], Callable[[], None] | None]
 
 __all__ = ["NAMES", "LocalSwarm", "local_swarm", "unequal_spans"]
 
@@ -68,7 +71,7 @@ class LocalSwarm:
         self._folder = folder
         self._options = options
         self._ties: dict[str, _Tie] = {}
-        self._started: dict[str, tuple[Span, Place | None]] = {}
+        self._started: dict[str, _Start] = {}
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["shardline.cli.serve", "shardline.node"])
         self.cables: Cables | None = None
@@ -79,16 +82,30 @@ class LocalSwarm:
         """For others on this machine."""
         return self.swarm.invite.encode()
 
-    def start(self, name: str, span: Span, place: Place | None = None) -> None:
-        """Start a node, which will be ready some time later."""
-        self._started[name] = (span, place)
+    def start(
+        self,
+        name: str,
+        span: Span,
+        place: Place | None = None,
+        options: Sequence[str] = (),
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
+        """Start a node, which will be ready some time later.
+
+        `options` are for `serve`; `prepare` is called in its process before that.
+        """
+        self._started[name] = (span, place, options, prepare)
         arguments = [str(self._model), "--name", name, "--blocks", str(span)]
         arguments += ["--listen", place.listen if place else "127.0.0.1:0"]
-        arguments += ["--join", self.invite, *self._options]
+        arguments += ["--join", self.invite, *self._options, *options]
         self._ties[name], tie = self._context.Pipe()
-        network = place.network if place else None
+        first = [prepare] if prepare else []
+        if place is not None:
+            from shardline.cli.cables import enter
+
+            first.insert(0, functools.partial(enter, place.network))
         process = self._context.Process(
-            target=_serve, args=(arguments, str(self._folder), name, tie, network), daemon=True
+            target=_serve, args=(arguments, str(self._folder), name, tie, first), daemon=True
         )
         process.start()
         tie.close()
@@ -188,13 +205,11 @@ def _names(count: int) -> list[str]:
 
 
 def _serve(
-    arguments: list[str], folder: str, name: str, tie: _Tie, network: str | None = None
+    arguments: list[str], folder: str, name: str, tie: _Tie, first: Sequence[Callable[[], None]]
 ) -> None:
     """A node's process: `shardline serve`, until told to leave or its parent ends."""
-    if network is not None:
-        from shardline.cli.cables import enter
-
-        enter(network)
+    for prepare in first:
+        prepare()
     os.environ["SHARDLINE_HOME"] = folder
     with (Path(folder) / f"{name}.err").open("a") as errors, Path(os.devnull).open("w") as out:
         os.dup2(errors.fileno(), sys.stderr.fileno())
