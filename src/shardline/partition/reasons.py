@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["explain"]
 
-NEAR = 0.98
+TOLD_S = 2e-5
+"""Stages closer than this to the slowest one look the same in a table of tenths of a millisecond."""
 
 
 def explain(
@@ -28,16 +29,17 @@ def explain(
 
 def _used(problem: Problem, share: Share, room: int, figures: Figures, at: int) -> str:
     node = problem.nodes[share.node]
-    count = share.stop - share.start
     stage_s, links_s = figures.stage_s[at], figures.in_s[at] + figures.out_s[at]
     parts = f"{1e3 * stage_s:.1f} ms a step, {1e3 * links_s:.1f} of them on its links"
     held = f"{node.name} has blocks {share.start}:{share.stop} ({parts})"
+    as_told = stage_s >= figures.bottleneck_s - TOLD_S
+    slowest = ", and it is the slowest stage" if as_told else ""
     if figures.overflow_s[at]:
-        streamed = f"{1e3 * figures.overflow_s[at]:.1f} ms"
-        return f"{held}: memory holds it back, {streamed} go into streaming what does not fit"
-    if count >= room:
-        return f"{held}: memory holds it back, {format_bytes(node.memory_bytes)} hold no more"
-    slowest = ", and it is the slowest stage" if stage_s >= NEAR * figures.bottleneck_s else ""
+        streamed = f"{1e3 * figures.overflow_s[at]:.1f} ms go into streaming what does not fit"
+        return f"{held}: memory holds it back, {streamed}{slowest}"
+    if share.stop - share.start >= room:
+        more = f"{format_bytes(node.memory_bytes)} hold no more"
+        return f"{held}: memory holds it back, {more}{slowest}"
     if links_s > figures.work_s[at]:
         return f"{held}: its links hold it back, computing takes less than they do{slowest}"
     return f"{held}: compute holds it back, at {node.speed:.2f} of the usual speed{slowest}"

@@ -32,6 +32,18 @@ def test_a_plan_is_plain_data_with_the_promised_keys() -> None:
     assert promised | {"lower_bound_ms", "gap", "reasons", "seconds"} <= set(data)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_slowest_stage_is_called_so_and_no_other(family: str) -> None:
+    found = plan(make(family, 5, 24), method="greedy")
+    said = found.reasons[: len(found.assignment)]
+    told = [f"{ms:.1f}" for ms, text in zip(found.stage_ms, said, strict=True) if "slowest" in text]
+    assert told
+    assert set(told) <= {f"{found.bottleneck_ms + by:.1f}" for by in (-0.02, 0.0)}
+    assert found.stage_ms.index(found.bottleneck_ms) in {
+        at for at, text in enumerate(said) if "slowest" in text
+    }
+
+
 def test_reasons_name_what_holds_a_node_back() -> None:
     problem = make("lan", 3, 12)
     nodes = [replace(node, memory_bytes=10**12) for node in problem.nodes]
