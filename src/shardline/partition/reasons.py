@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 TOLD_S = 2e-5
-"""Stages closer than this to the slowest one look the same in a table of tenths of a millisecond."""
+"""Closer than this to the slowest stage looks the same in a table of tenths of a millisecond."""
 
 
 def explain(
