@@ -17,6 +17,7 @@ from shardline.core.spans import Span, gaps
 from shardline.model import trace
 from shardline.node import Budget
 from shardline.swarm import Invite, NodeRecord, State
+from tests.support.pausing import Pause
 from tests.support.scenes import PROMPT, alone, greedy
 
 if TYPE_CHECKING:
@@ -81,18 +82,16 @@ def test_when_the_last_holder_dies_another_node_moves_there_and_the_text_goes_on
     blocks = trace(shipped_model()).blocks
     first, second = Span(0, blocks // 2), Span(blocks // 2, blocks)
     before = {record.name: record.span for record in local.swarm.nodes_now()}
-    assert set(before.values()) == {first, second}
-    # Where the third went is up to how fast the first two say they are.
-    (last,) = [name for name, span in before.items() if [*before.values()].count(span) == 1]
+    assert not gaps(before.values(), blocks)
+    # Where the third went is up to the speeds that the first two tell; some blocks have one holder.
+    missing = {name: gaps([before[other] for other in before if other != name], blocks)
+               for name in before}  # fmt: skip
+    last = next(name for name in before if missing[name])
     told: list[Any] = []
     model = local.swarm.model_now(str(shipped_model()), tell=told.append)
-    text: list[int] = []
-    for token in model.stream(PROMPT, **SETTINGS):
-        text.append(token)
-        if len(text) == 10:
-            local.kill(last)
-    assert text == golden
-    assert str(told[0]).startswith(f"no live node holds blocks {before[last]}")
+    pause = Pause(PROMPT.shape[1] + 10, lambda: local.kill(last))
+    assert list(model.stream(PROMPT, **SETTINGS, stopping_criteria=[pause])) == golden
+    assert str(told[0]).startswith("no live node holds blocks")
 
     def covered(records: list[NodeRecord]) -> bool:
         ready = [record.span for record in records if record.state is State.READY]

@@ -1,13 +1,19 @@
 """Tensors to bytes and back."""
 
-from shardline.codec.raw import TensorHeader, dtype_name, from_bytes, to_bytes
+from shardline.codec.int8 import BLOCK
+from shardline.codec.raw import TensorHeader, dtype_name, to_bytes
 from shardline.codec.trees import Marker, Tree, pack, unpack
+from shardline.codec.wires import WIRES, Encoder, encoder, from_bytes
 
 __all__ = [
+    "BLOCK",
+    "WIRES",
+    "Encoder",
     "Marker",
     "TensorHeader",
     "Tree",
     "dtype_name",
+    "encoder",
     "from_bytes",
     "pack",
     "to_bytes",

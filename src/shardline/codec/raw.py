@@ -10,7 +10,7 @@ import torch
 
 from shardline.core.errors import PeerFault
 
-__all__ = ["TensorHeader", "dtype_name", "from_bytes", "to_bytes"]
+__all__ = ["TensorHeader", "dtype_name", "elements_of", "from_bytes", "to_bytes", "writable"]
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -26,11 +26,12 @@ ELEMENTS_MAX = 2**32
 
 
 class TensorHeader(msgspec.Struct, array_like=True, frozen=True):
-    """What a receiver must know before it reads the bytes; `codec` leaves room for others."""
+    """What a receiver must know before it reads the bytes; `block` is 0 where there are none."""
 
     codec: str
     dtype: str
     shape: tuple[int, ...]
+    block: int = 0
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -48,17 +49,31 @@ def to_bytes(tensor: torch.Tensor) -> tuple[TensorHeader, memoryview]:
     return header, memoryview(cast("bytearray", flat.view(torch.uint8).numpy()))
 
 
+def elements_of(header: TensorHeader) -> int:
+    """How many elements the header speaks of; raises PeerFault for a shape beyond the bounds."""
+    shape = header.shape
+    if (
+        len(shape) > RANK_MAX
+        or any(size < 0 for size in shape)
+        or math.prod(max(1, size) for size in shape) > ELEMENTS_MAX  # beside a 0 too
+    ):
+        raise PeerFault(f"a tensor of shape {shape} is not accepted")
+    return math.prod(shape)
+
+
+def writable(data: bytes | bytearray | memoryview) -> bytearray | memoryview:
+    """The same bytes, copied only where torch could not share them."""
+    return bytearray(data) if isinstance(data, bytes) or memoryview(data).readonly else data
+
+
 def from_bytes(header: TensorHeader, data: bytes | bytearray | memoryview) -> torch.Tensor:
     """The tensor of this header; raises PeerFault if header and bytes do not agree."""
     dtype = _DTYPES.get(header.dtype)
     if dtype is None or header.codec != "raw":
         raise PeerFault(f"a tensor of {header.dtype} in {header.codec} is not known here")
-    if len(header.shape) > RANK_MAX or any(size < 0 for size in header.shape):
-        raise PeerFault(f"a tensor of shape {header.shape} is not accepted")
-    elements = math.prod(header.shape)
-    if elements > ELEMENTS_MAX or elements * _ITEM_BYTES[header.dtype] != len(data):
+    elements = elements_of(header)
+    if elements * _ITEM_BYTES[header.dtype] != len(data):
         raise PeerFault(f"{header.dtype} {header.shape} does not have {len(data)} bytes")
     if not elements:
         return torch.empty(header.shape, dtype=dtype)
-    writable = data if not memoryview(data).readonly else bytearray(data)
-    return torch.frombuffer(writable, dtype=dtype).reshape(header.shape)
+    return torch.frombuffer(writable(data), dtype=dtype).reshape(header.shape)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 import torch
 
-from shardline.codec.raw import TensorHeader, from_bytes, to_bytes
+from shardline.codec.raw import TensorHeader, to_bytes
+from shardline.codec.wires import Encoder, from_bytes
 from shardline.core.errors import PeerFault
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from shardline.core.segments import Segment
 
@@ -111,18 +112,22 @@ class _Packer:
         raise TypeError(f"a {type(tree).__name__} cannot cross a link")
 
 
-def pack(tree: Tree) -> list[memoryview]:
+def pack(
+    tree: Tree, lossy: Iterable[torch.Tensor] = (), encode: Encoder = to_bytes
+) -> list[memoryview]:
     """The tree as byte segments: its structure, then each tensor's bytes.
 
-    Tensors on the CPU are not copied: keep them unchanged until the segments are sent.
+    Those of its tensors that are also in `lossy` are written by `encode`, all others exactly.
+    Exact ones on the CPU are not copied: keep them unchanged until the segments are sent.
     Raises TypeError for a leaf that is no tensor, marker or plain value.
     """
     packer = _Packer()
     root = packer.node(tree)
     headers: list[TensorHeader] = []
     segments: list[memoryview] = []
+    chosen = {id(tensor) for tensor in lossy}
     for tensor in packer.tensors:
-        header, data = to_bytes(tensor)
+        header, data = (encode if id(tensor) in chosen else to_bytes)(tensor)
         headers.append(header)
         segments.append(data)
     structure = memoryview(_encoder.encode(_Structure(headers, root)))
@@ -158,7 +163,8 @@ class _Unpacker:
 def unpack(segments: Sequence[Segment]) -> Tree:
     """The tree that `pack` made the segments of; raises PeerFault for anything else.
 
-    Tensors share the segments' memory where it is writable, and are copied where it is not.
+    Each tensor's header says which codec wrote it. Exact ones share the segments' memory where it
+    is writable, and are copied where it is not.
     """
     if not segments or len(segments[0]) > STRUCTURE_BYTES_MAX:
         raise PeerFault("a tree without its structure, or with one that is too large")

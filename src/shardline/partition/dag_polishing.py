@@ -76,8 +76,8 @@ def _settled(
 def _score(graph: GraphProblem, placing: Placing, weight: float) -> Score:
     try:
         figures = evaluate_graph(graph, placing)
-    except ValueError:  # nodes that wait for each other
-        return (inf,)
+    except ValueError:  # nodes that wait for each other: worse than any that cannot be
+        return (inf,) * (len(graph.problem.nodes) + 2)
     value_s = figures.value_s(weight) * (1 - CLOSE)
     return (value_s, *sorted(figures.stage_s, reverse=True)) if weight else (value_s,)
 

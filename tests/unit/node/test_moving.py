@@ -17,12 +17,14 @@ from shardline.node import Budget, Pace, holding, moving
 from shardline.node.machine import TOKENS_LEAST
 from shardline.swarm import Hop, Move, NodeRecord, State, decide
 from tests.parity.zoo import make, named
+from tests.support.pausing import Pause
 from tests.support.swarms import NodesHere, swarm_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
     from pathlib import Path
 
+    from shardline.client import SwarmModel
     from shardline.core.ids import NodeId
 
 T = TypeVar("T")
@@ -101,6 +103,12 @@ def given(answer: T) -> Callable[..., T]:
         return answer
 
     return say
+
+
+def written(model: SwarmModel, *, meanwhile: Callable[[], object]) -> list[int]:
+    """The text, if this happens when five tokens of it are there."""
+    pause = Pause(PROMPT.shape[1] + 5, meanwhile)
+    return list(model.stream(PROMPT, **GREEDY, stopping_criteria=[pause]))
 
 
 def spans(records: dict[str, NodeRecord]) -> dict[str, str]:
@@ -202,12 +210,11 @@ def test_a_hole_is_closed_and_who_waited_goes_on(
     assert sorted(spans(nodes.records()).values()) == ["0:2", "0:2", "2:4"]
     monkeypatch.setattr(moving, "decide", decide)
     model = nodes.swarm.model_now(str(tiny), tell=lambda _: None)
-    text: list[int] = []
-    for token in model.stream(PROMPT, **GREEDY):
-        text.append(token)
-        if len(text) == 5:
-            nodes.stop(next(name for name, span in spans(nodes.records()).items() if span == "2:4"))
-    assert text == golden
+
+    def stop_the_last_holder() -> None:
+        nodes.stop(next(name for name, span in spans(nodes.records()).items() if span == "2:4"))
+
+    assert written(model, meanwhile=stop_the_last_holder) == golden
     assert sorted(spans(nodes.wait_until(covered)).values()) == ["0:2", "2:4"]
 
 
@@ -226,15 +233,14 @@ def test_a_session_on_the_blocks_that_are_left_goes_on_elsewhere(  # noqa: PLR09
         nodes.start(name, memory_bytes=memory_bytes, pace=PACE)
     told: list[Any] = []
     model = nodes.swarm.model_now(str(tiny), tell=told.append)
-    text: list[int] = []
-    for token in model.stream(PROMPT, **GREEDY):
-        text.append(token)
-        if len(text) == 5:
-            names = {record.node: name for name, record in nodes.records().items()}
-            mover = names[model.chain[0].node]
-            order(monkeypatch, mover, to=Span.parse(to, blocks=BLOCKS))
-            nodes.wait_until(moved(mover, to))
-    assert text == golden
+
+    def move_the_first() -> None:
+        names = {record.node: name for name, record in nodes.records().items()}
+        mover = names[model.chain[0].node]
+        order(monkeypatch, mover, to=Span.parse(to, blocks=BLOCKS))
+        nodes.wait_until(moved(mover, to))
+
+    assert written(model, meanwhile=move_the_first) == golden
     assert f"moved to blocks {to}" in told[0].reasons[0], told
     assert len(told) == 1
     assert list(model.stream(PROMPT, **GREEDY)) == golden
@@ -257,14 +263,13 @@ def test_a_session_on_blocks_that_a_mover_keeps_notices_nothing(
     monkeypatch.setattr("shardline.client.surroundings.choose_chain", given(chain))
     told: list[Any] = []
     model = nodes.swarm.model_now(str(tiny), tell=told.append)
-    text: list[int] = []
-    for token in model.stream(PROMPT, **GREEDY):
-        text.append(token)
-        if len(text) == 5:
-            order(monkeypatch, "cleo", to=Span(0, 2))
-            nodes.wait_until(moved("cleo", "0:2"))
-            nodes.wait_until(lambda records: blocks_in_memory(records["cleo"], tiny) == 2)
-    assert text == golden
+
+    def move_cleo() -> None:
+        order(monkeypatch, "cleo", to=Span(0, 2))
+        nodes.wait_until(moved("cleo", "0:2"))
+        nodes.wait_until(lambda records: blocks_in_memory(records["cleo"], tiny) == 2)
+
+    assert written(model, meanwhile=move_cleo) == golden
     assert model.chain == chain
     assert told == []
 

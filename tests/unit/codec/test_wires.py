@@ -1,0 +1,77 @@
+"""What every codec promises, whatever it loses."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from shardline.codec import WIRES, TensorHeader, encoder, from_bytes, pack, unpack
+from shardline.core.errors import BadInput, PeerFault
+
+EXACT_ALWAYS = [
+    torch.tensor([[1, 2], [3, -4]]),
+    torch.tensor([True, False]),
+    torch.tensor([0.1, float("nan")], dtype=torch.bfloat16),
+    torch.randn(3, dtype=torch.float64),
+    torch.zeros(2, 0, 3),
+    torch.zeros(()),
+    torch.zeros(5, dtype=torch.float16),
+]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("tensor", EXACT_ALWAYS, ids=lambda t: f"{t.dtype}{tuple(t.shape)}")
+def test_some_tensors_cross_exactly_in_every_codec(wire: str, tensor: torch.Tensor) -> None:
+    header, data = encoder(wire)(tensor)
+    torch.testing.assert_close(
+        from_bytes(header, bytes(data)), tensor, rtol=0, atol=0, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_codec_is_near_and_keeps_shape_and_dtype(wire: str, dtype: torch.dtype) -> None:
+    tensor = torch.randn(2, 33, 65).to(dtype).transpose(0, 2)
+    header, data = encoder(wire)(tensor)
+    decoded = from_bytes(header, bytes(data))
+    assert (header.codec, decoded.shape, decoded.dtype) == (wire, tensor.shape, dtype)
+    assert (decoded - tensor).abs().max() <= 0.01 * tensor.abs().max()
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_every_codec_refuses_bytes_cut_short_or_grown(wire: str) -> None:
+    header, data = encoder(wire)(torch.randn(100))
+    for wrong in (bytes(data)[:-1], bytes(data) + b"\0", b""):
+        with pytest.raises(PeerFault):
+            from_bytes(header, wrong)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("shape", [(2**62, 2**62, 0), (2**63, 0), (2**32, 2**32, 2**32, 0)])
+def test_a_shape_that_torch_cannot_hold_is_refused(wire: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(PeerFault, match="not accepted"):
+        from_bytes(TensorHeader(wire, "float32", shape, 64), b"")
+
+
+def test_only_the_tensors_named_lose_anything() -> None:
+    hidden, mask = torch.randn(1, 3, 64), torch.randn(1, 3, 3)
+    tree: Any = {"carried": (hidden,), "again": hidden, "mask": mask}
+    segments = pack(tree, (hidden,), encoder("int8", block=64))
+    assert [segment.nbytes for segment in segments[1:]] == [3 * (64 + 4), 9 * 4]
+    read: Any = unpack([bytes(segment) for segment in segments])
+    assert torch.equal(read["mask"], mask)
+    assert read["again"] is read["carried"][0]
+    assert not torch.equal(read["again"], hidden)
+    torch.testing.assert_close(read["again"], hidden, rtol=0, atol=0.01 * float(hidden.abs().max()))
+
+
+def test_a_codec_or_a_block_that_is_not_to_be_had_is_named() -> None:
+    with pytest.raises(BadInput, match="raw or int8, not int4"):
+        encoder("int4")
+    with pytest.raises(BadInput, match="64 to 65536 elements, not 1"):
+        encoder("int8", block=1)
+
+
+def test_a_codec_of_a_newer_peer_is_its_fault() -> None:
+    with pytest.raises(PeerFault, match="int4 is not known"):
+        from_bytes(TensorHeader("int4", "float32", (1,)), b"\0")
