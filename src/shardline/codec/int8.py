@@ -25,7 +25,9 @@ from shardline.core.errors import BadInput, PeerFault
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["BLOCK", "BLOCK_MAX", "BLOCK_MIN", "check_block", "from_bytes", "to_bytes"]
+__all__ = [
+    "BLOCK", "BLOCK_MAX", "BLOCK_MIN", "block_for", "check_block", "from_bytes", "to_bytes",
+]  # fmt: skip
 
 BLOCK: Final = 4096
 """Elements that share a scale, as in bitsandbytes. Fewer confine outliers; scales are 4 bytes."""
@@ -48,6 +50,17 @@ def check_block(block: int) -> int:
     return block
 
 
+@functools.lru_cache(maxsize=256)
+def block_for(width: int, at_most: int) -> int:
+    """The largest block that divides rows of this width; `at_most` itself where none does.
+
+    With blocks that keep to rows, what a token becomes does not depend on the tokens beside it:
+    the same in a prefill, in its chunks, in a batch and when it is sent again.
+    """
+    parts = range(max(1, -(-width // at_most)), width // BLOCK_MIN + 1)
+    return next((width // some for some in parts if width % some == 0), at_most)
+
+
 @functools.cache
 def dynamic_map() -> torch.Tensor:
     """The 256 values in [-1, 1] that a code may stand for, rising; code 127 is 0.
@@ -68,7 +81,7 @@ def dynamic_map() -> torch.Tensor:
 def _nearest() -> torch.Tensor:
     """The code of each of the 65,536 float16s by bit pattern, as uint8.
 
-    NaN is 0: the quotients of a block of zeros.
+    NaN, the quotients of a block of zeros, is 0.
     """
     values = dynamic_map().double()
     quotients = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.float16)

@@ -23,14 +23,14 @@ WIRES: Final = tuple(_DECODERS)
 
 
 def encoder(wire: str, *, block: int = int8.BLOCK) -> Encoder:
-    """What writes tensors in this codec; `block` is int8's knob, in elements.
+    """What writes tensors in this codec; `block`, int8's knob, is the most elements of a scale.
 
     Raises BadInput for a codec or a block size that is not to be had.
     """
     if wire == "raw":
         return raw.to_bytes
     if wire == "int8":
-        return functools.partial(int8.to_bytes, block=int8.check_block(block))
+        return functools.partial(_by_rows, block=int8.check_block(block))
     raise BadInput(f"tensors cross as {' or '.join(WIRES)}, not {wire}")
 
 
@@ -40,3 +40,8 @@ def from_bytes(header: TensorHeader, data: bytes | bytearray | memoryview) -> to
     if decode is None:
         raise PeerFault(f"a tensor in {header.codec} is not known here")
     return decode(header, data)
+
+
+def _by_rows(tensor: torch.Tensor, block: int) -> tuple[TensorHeader, memoryview]:
+    width = tensor.shape[-1] if tensor.dim() else 0
+    return int8.to_bytes(tensor, int8.block_for(width, block))

@@ -101,6 +101,10 @@ def test_signs_stay_and_zero_is_exact(case: Case) -> None:
     assert (decoded[case.tensor == 0] == 0).all()
 
 
+def test_a_block_of_zeros_is_written_as_zeros() -> None:
+    assert bytes(int8.to_bytes(torch.tensor([0.0, -0.0, 0.0]))[1]) == bytes(4) + b"\x7f" * 3
+
+
 @given(cases())
 def test_within_a_block_order_stays(case: Case) -> None:
     values = case.tensor.reshape(-1)[: case.block].sort().values
@@ -133,6 +137,14 @@ def test_large_tensors_are_written_piece_by_piece_alike(block: int) -> None:
     pieces = [bytes(int8.to_bytes(part, block)[1]) for part in cut(values, block)]
     _, data = int8.to_bytes(values, block)
     assert bytes(data) == b"".join([p[:4] for p in pieces] + [p[4:] for p in pieces])
+
+
+@pytest.mark.parametrize(
+    ("width", "block"),
+    [(4096, 4096), (128, 128), (5120, 2560), (14_336, 3584), (63, 4096), (0, 4096), (8191, 4096)],
+)
+def test_a_block_divides_a_row_where_one_can(width: int, block: int) -> None:
+    assert int8.block_for(width, 4096) == block
 
 
 def test_the_map_is_that_of_the_source() -> None:

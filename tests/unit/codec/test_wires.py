@@ -39,6 +39,17 @@ def test_every_codec_is_near_and_keeps_shape_and_dtype(wire: str, dtype: torch.d
 
 
 @pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("width", [64, 128, 896, 5120])
+def test_a_token_is_written_alike_alone_and_among_others(wire: str, width: int) -> None:
+    tokens = torch.randn(2, 7, width) * torch.rand(2, 7, 1)
+    header, data = encoder(wire)(tokens)
+    together = from_bytes(header, bytes(data))
+    for row, token in ((0, 0), (0, 6), (1, 3)):
+        header, data = encoder(wire)(tokens[row : row + 1, token : token + 1])
+        assert torch.equal(from_bytes(header, bytes(data))[0, 0], together[row, token])
+
+
+@pytest.mark.parametrize("wire", WIRES)
 def test_every_codec_refuses_bytes_cut_short_or_grown(wire: str) -> None:
     header, data = encoder(wire)(torch.randn(100))
     for wrong in (bytes(data)[:-1], bytes(data) + b"\0", b""):
