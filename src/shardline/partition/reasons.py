@@ -37,7 +37,7 @@ def _used(problem: Problem, share: Share, room: int, figures: Figures, at: int) 
     if figures.overflow_s[at]:
         streamed = f"{1e3 * figures.overflow_s[at]:.1f} ms go into streaming what does not fit"
         return f"{held}: memory holds it back, {streamed}{slowest}"
-    if share.stop - share.start >= room:
+    if room <= share.stop - share.start < len(problem.blocks):
         more = f"{format_bytes(node.memory_bytes)} hold no more"
         return f"{held}: memory holds it back, {more}{slowest}"
     if links_s > figures.work_s[at]:

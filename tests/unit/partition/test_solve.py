@@ -44,6 +44,11 @@ def test_the_slowest_stage_is_called_so_and_no_other(family: str) -> None:
     }
 
 
+def test_memory_does_not_hold_back_who_has_all_blocks() -> None:
+    (text,) = plan(make("lan", 1, 4)).reasons
+    assert "memory" not in text
+
+
 def test_reasons_name_what_holds_a_node_back() -> None:
     problem = make("lan", 3, 12)
     nodes = [replace(node, memory_bytes=10**12) for node in problem.nodes]
