@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shardline.core.errors import BadInput
 from shardline.core.units import format_bytes
@@ -14,6 +14,7 @@ from shardline.partition.dag_bounds import least_slowest_s, least_way_s, spread_
 from shardline.partition.dag_brkga import by_order, evolve_graph
 from shardline.partition.dag_exact import exact_placing
 from shardline.partition.ideals import sliced
+from shardline.partition.outcome import Outcome
 from shardline.partition.problem import Share, weight_of
 
 if TYPE_CHECKING:
@@ -44,29 +45,12 @@ class PlacedOps:
     ops: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class GraphPlan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphPlan(Outcome):
     """A node for each op, what that would do, and how far from the best it can be."""
 
-    method: str
-    objective: str | float
     assignment: tuple[PlacedOps, ...]
     """Each node after those that it reads from."""
-    stage_ms: tuple[float, ...]
-    bottleneck_ms: float
-    latency_ms: float
-    value_ms: float
-    """The objective's own figure, of which the bound and the gap are."""
-    lower_bound_ms: float
-    gap: float
-    """(value - bound) / bound; 0.01 is one percent."""
-    reasons: tuple[str, ...]
-    """A sentence for each node, first those that are used."""
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 class _Search:

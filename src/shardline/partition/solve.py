@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from shardline.partition.exact import exact
 from shardline.partition.greedy import by_memory, by_petals, by_rate
 from shardline.partition.growing import grow
 from shardline.partition.mip import programmed
+from shardline.partition.outcome import Outcome
 from shardline.partition.polishing import ordered, polish
 from shardline.partition.pricing import threaded
 from shardline.partition.problem import evaluate, weight_of
@@ -61,29 +62,11 @@ class Placed:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(Outcome):
     """A chain, what it would do, and how far from the best it can be."""
 
-    method: str
-    objective: str | float
     assignment: tuple[Placed, ...]
-    stage_ms: tuple[float, ...]
-    """What occupies each stage in one step: transfers in and out, work, overflow."""
-    bottleneck_ms: float
-    latency_ms: float
-    value_ms: float
-    """The objective's own figure, of which the bound and the gap are."""
-    lower_bound_ms: float
-    gap: float
-    """(value - bound) / bound; 0.01 is one percent."""
-    reasons: tuple[str, ...]
-    """A sentence for each node, first those of the chain."""
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
 
 
 class _Search:
