@@ -22,7 +22,7 @@ from shardline.client import Mended
 from tests.support.scenes import Scene, alone, greedy, parts
 
 TOKENS = 60
-NOTICE_S = 60.0
+NOTICE_S = 10.0
 """Half of what a session waits for a holder before it gives up: who is told later is not told."""
 
 

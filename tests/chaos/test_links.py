@@ -21,7 +21,7 @@ from shardline.core.spans import Span
 from tests.support.scenes import Scene, alone, greedy, parts
 
 TOKENS = 40
-NOTICE_S = 60.0
+NOTICE_S = 10.0
 LINKS_S = 15.0
 POLL_S = 0.05
 ESTABLISHED = "01"
