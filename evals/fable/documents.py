@@ -193,8 +193,8 @@ MIX: Mix = (
     Source(story_pieces, 0.30),
     Source(pronoun_pieces, 0.11),
     Source(cause_pieces, 0.11),
-    Source(order_pieces, 0.28, prose=False),
-    Source(listed_pieces, 0.12, prose=False),
+    Source(order_pieces, 0.24, prose=False),
+    Source(listed_pieces, 0.16, prose=False),
     Source(recall_pieces, 0.06, prose=False),
     Source(echo_pieces, 0.02, prose=False),
 )

@@ -6,7 +6,7 @@ Clues are kept until exactly one of the n! orders fits them all, so each place h
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ __all__ = [
     "Clue",
     "OrderDraft",
     "Theme",
+    "drawn_draft",
     "fitting_orders",
     "listed_draft",
     "order_draft",
@@ -42,7 +43,7 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """Words for one kind of order: `low` end first; places are counted from both ends."""
+    """Words for one kind of order: `low` end first; places are counted from either end."""
 
     scene: str
     upwards: str
@@ -111,6 +112,8 @@ class OrderDraft:
     clues: tuple[Clue, ...]
     names: tuple[str, ...]
     order: tuple[int, ...]
+    from_low: bool = True
+    """From which end places between the ends are counted, in clues and questions alike."""
 
 
 @cache
@@ -158,20 +161,25 @@ def draw_clues(order: list[int], rng: random.Random) -> tuple[Clue, ...]:
     return tuple(kept)
 
 
-def place_words(theme: Theme, place: int, size: int, rng: random.Random) -> str:
-    """`the second oldest`, `fourth from the left`: counted from either end."""
-    from_low = rng.random() < 1 / 2
+def place_words(theme: Theme, place: int, size: int, from_low: bool) -> str:  # noqa: FBT001
+    """`the second oldest`, `fourth from the left`; the ends have words of their own."""
+    if place in {0, size - 1}:
+        return theme.low if place == 0 else theme.high
     steps = place if from_low else size - 1 - place
-    if steps == 0:
-        return theme.low if from_low else theme.high
     return (theme.nth_low if from_low else theme.nth_high).format(k=ORDINALS[steps])
 
 
-def clue_text(clue: Clue, theme: Theme, names: tuple[str, ...], rng: random.Random) -> str:
+def from_an_end(rng: random.Random) -> bool:
+    """Whether places are counted from the low end."""
+    return rng.random() < 1 / 2
+
+
+def clue_text(draft: OrderDraft, clue: Clue, rng: random.Random) -> str:
     """A clue as a sentence; comparisons are told from either side."""
+    theme, names = draft.theme, draft.names
     first = names[clue.first]
     if clue.relation == "at":
-        place = place_words(theme, clue.second, len(names), rng)
+        place = place_words(theme, clue.second, len(names), draft.from_low)
         text = f"{first} is {place}." if rng.random() < 1 / 2 else f"{place} is {first}."
     elif clue.relation == "beside":
         text = f"{first} is {theme.beside} {names[clue.second]}."
@@ -197,43 +205,49 @@ def scene_text(theme: Theme, names: tuple[str, ...]) -> str:
 
 def listed_draft(rng: random.Random, size: int) -> OrderDraft:
     """A puzzle that tells the order outright: only the counting of places is left."""
-    theme = rng.choice(THEMES)
-    names = theme_names(theme, size, rng)
-    order = tuple(rng.sample(range(size), size))
-    told = f"The order {theme.upwards} is {', '.join(names[item] for item in order)}."
-    return OrderDraft(f"{scene_text(theme, names)} {told}", theme, (), names, order)
+    draft = drawn_draft(rng, size)
+    names = ", ".join(draft.names[item] for item in draft.order)
+    told = f"The order {draft.theme.upwards} is {names}."
+    return replace(draft, passage=f"{draft.passage} {told}")
 
 
 def placed_draft(rng: random.Random, size: int) -> OrderDraft:
-    """A puzzle that tells the place of each object, from either end."""
-    theme = rng.choice(THEMES)
-    names = theme_names(theme, size, rng)
-    order = tuple(rng.sample(range(size), size))
-    clues = tuple(Clue("at", item, order.index(item)) for item in rng.sample(order, size))
-    told = " ".join(clue_text(clue, theme, names, rng) for clue in clues)
-    return OrderDraft(f"{scene_text(theme, names)} {told}", theme, clues, names, order)
+    """A puzzle that tells the place of each object, sometimes between other clues."""
+    draft = drawn_draft(rng, size)
+    clues = [Clue("at", item, place) for place, item in enumerate(draft.order)]
+    pairs = list(itertools.combinations(draft.order, 2))
+    if rng.random() < 1 / 2:
+        clues += [Clue("before", *pair) for pair in rng.sample(pairs, rng.randrange(1, 4))]
+    rng.shuffle(clues)
+    return with_clues(draft, tuple(clues), rng)
 
 
 def order_draft(rng: random.Random, size: int | None = None) -> OrderDraft:
     """A puzzle of three to seven objects (or of `size`)."""
-    size = size or rng.choice(SIZES)
-    theme = rng.choice(THEMES)
+    draft = drawn_draft(rng, size or rng.choice(SIZES))
+    return with_clues(draft, draw_clues(list(draft.order), rng), rng)
+
+
+def drawn_draft(rng: random.Random, size: int, themes: tuple[Theme, ...] = THEMES) -> OrderDraft:
+    """An order and its scene; nothing of it is told yet."""
+    theme = rng.choice(themes)
     names = theme_names(theme, size, rng)
-    order = rng.sample(range(size), size)
-    clues = draw_clues(order, rng)
-    scene = scene_text(theme, names)
-    told = " ".join((scene, *(clue_text(clue, theme, names, rng) for clue in clues)))
-    return OrderDraft(told, theme, clues, names, tuple(order))
+    order = tuple(rng.sample(range(size), size))
+    return OrderDraft(scene_text(theme, names), theme, (), names, order, from_an_end(rng))
 
 
-def order_question(
-    draft: OrderDraft, rng: random.Random, place: int | None = None, asked: str | None = None
-) -> Question:
-    """Who is at any place (or at `place`, `asked` so), told or inferred; all are options."""
+def with_clues(draft: OrderDraft, clues: tuple[Clue, ...], rng: random.Random) -> OrderDraft:
+    """The same order, told by these clues."""
+    told = " ".join((draft.passage, *(clue_text(draft, clue, rng) for clue in clues)))
+    return replace(draft, passage=told, clues=clues)
+
+
+def order_question(draft: OrderDraft, rng: random.Random, place: int | None = None) -> Question:
+    """Who is at any place (or at `place`), told or inferred; all are options."""
     size = len(draft.order)
     if place is None:
         place = rng.randrange(size)
-    asked = asked or place_words(draft.theme, place, size, rng)
+    asked = place_words(draft.theme, place, size, draft.from_low)
     begun = asked[:1].upper() + asked[1:]
     prompt = f"{draft.passage}\nQuestion: Which one is {asked}?\nAnswer: {begun} is"
     answer = draft.names[draft.order[place]]
