@@ -8,7 +8,7 @@ import click
 
 from shardline.cli.options import DEFAULT_PORT, home, own_addresses
 from shardline.core.errors import BadInput
-from shardline.swarm import Invite, InviteStore
+from shardline.swarm import DIRECTORIES, Invite, InviteStore
 
 __all__ = ["invite"]
 
@@ -35,12 +35,23 @@ def invite() -> None:
     help="For machines behind routers: find direct ways between them, helped by this relay: "
     "none, n0 (public, for trials) or https://HOST. Needs shardline[nat] on all of them.",
 )
-def new(*, bootstrap: tuple[str, ...], expires: str | None, nat: str | None) -> None:
+@click.option(
+    "--directory",
+    type=click.Choice(DIRECTORIES),
+    default=DIRECTORIES[0],
+    show_default=True,
+    help="Who finds the nodes. dht: hivemind's Kademlia DHT, for swarms that nobody operates; "
+    "takes the port after each node's own too. Needs shardline[dht] on all machines.",
+)
+def new(
+    *, bootstrap: tuple[str, ...], expires: str | None, nat: str | None, directory: str
+) -> None:
     """Found a swarm and print its invite; nodes may join it once one listens where it says."""
     made = Invite.new(
         bootstrap or own_addresses(DEFAULT_PORT),
         None if expires is None else _parse_life(expires),
         nat=nat,
+        directory=directory,
     )
     InviteStore(home()).save(made)
     click.echo(made.encode())

@@ -13,6 +13,7 @@ from shardline.core.clock import SystemClock
 from shardline.core.errors import BadInput, ProtocolMismatch
 from shardline.core.ids import PROTOCOL, short
 from shardline.swarm.places import Dialling, MemoryBacking, Place, memory_place, zenoh_place
+from shardline.swarm.places_dht import dht_place
 from shardline.wire import Switchboard
 
 if TYPE_CHECKING:
@@ -82,19 +83,21 @@ async def membership(  # noqa: PLR0913 - who, where, whom to tell; then twins fo
     `book` are dialled too, and those that are heard now are written there. For `on_message` and
     `on_lost` see Switchboard. Members are seen by others once they publish a record; leaving the
     context withdraws it. Raises InviteExpired, ForeignInvite, ProtocolMismatch, AddressTaken,
-    BadInput for what is no address and for a node that neither listens nor dials, or NodeLost if
-    none of the invite's addresses answers.
+    BadInput for what is no address, for a node that neither listens nor dials and for a missing
+    extra, or NodeLost if none of the invite's addresses answers.
     """
     clock = clock or SystemClock()
     invite.check_expiry(clock.wall_s())
     if memory is not None:
         opening = memory_place(invite, identity, memory, clock)
     else:
-        known = book.known(invite.swarm_id) if book else ()
+        heard = book.known(invite.swarm_id) if book else ()
+        known = tuple(filter(invite.fits, heard))
         dialling = Dialling(listen, invite.bootstrap, known, relayed=serves and listen is None)
         if dialling.relayed and not (dialling.bootstrap or known):
             raise BadInput("a node that listens nowhere needs others to dial: give --join INVITE")
-        opening = zenoh_place(invite, identity, dialling, clock)
+        opens = dht_place if invite.directory == "dht" else zenoh_place
+        opening = opens(invite, identity, dialling, clock)
     with _lone_errors():
         async with opening as place:
             snapshot = await place.directory.snapshot()

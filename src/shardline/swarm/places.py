@@ -1,7 +1,7 @@
 """What an invite's engines give a member: a transport, a directory, and ways to it.
 
 Records go over zenoh, and so do activations, unless the invite says `nat`: then these go over iroh,
-which finds ways through NATs by itself.
+which finds ways through NATs by itself. Where a DHT is the directory: `places_dht.py`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,14 @@ if TYPE_CHECKING:
     from shardline.swarm.invite import Invite
     from shardline.wire import Transport
 
-__all__ = ["Dialling", "MemoryBacking", "Place", "memory_place", "zenoh_place"]
+__all__ = [
+    "Dialling",
+    "MemoryBacking",
+    "Place",
+    "memory_place",
+    "through_nats",
+    "zenoh_place",
+]
 
 _WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
@@ -72,6 +79,7 @@ class Place:
     transport: Transport
     directory: Directory
     listening: tuple[str, ...] = ()
+    """Where others knock who have the invite, as it writes it, of all interfaces as well."""
     through: Callable[[], str] = str
     """The address of the node that others reach us through now; empty if they dial us."""
 
@@ -89,7 +97,7 @@ class Place:
     def with_addresses(self, invite: Invite) -> Invite:
         """The invite with what we listen on, but for all interfaces: others see one of them."""
         for address in self.listening:
-            if split_address(address)[0] not in _WILDCARDS:
+            if split_address(address.partition("/")[0])[0] not in _WILDCARDS:
                 invite = invite.with_bootstrap(address)
         return invite
 
@@ -110,7 +118,7 @@ async def zenoh_place(
         directory = ZenohDirectory(engine.session, invite.prefix, identity, clock)
         transport: Transport = ZenohTransport(engine, invite.prefix, identity.node_id)
         if invite.nat is not None:
-            transport = _through_nats(invite.nat, dialling.listen, identity.node_id, directory)
+            transport = through_nats(invite.nat, dialling.listen, identity.node_id, directory)
 
         def through() -> str:
             return next(iter(engine.dialled), "") if dialling.relayed else ""
@@ -127,8 +135,8 @@ async def memory_place(
     yield Place(transport, MemoryDirectory(memory.board(invite.prefix), identity, clock))
 
 
-def _through_nats(relay: str, listen: str | None, me: NodeId, directory: Directory) -> Transport:
-    """Listens on the same interfaces as the directory, or on all if that only dials."""
+def through_nats(relay: str, listen: str | None, me: NodeId, directory: Directory) -> Transport:
+    """Over iroh. Listens on the same interfaces as the directory, or on all if that only dials."""
     host = _WILDCARDS[0] if listen is None else split_address(listen)[0]
     here = f"[{host}]:0" if ":" in host else f"{host}:0"
     relays = () if relay == NO_RELAY else (relay,)
@@ -144,7 +152,8 @@ def _dialable(listening: tuple[str, ...]) -> tuple[str, ...]:
     """What others can dial: of all interfaces the IPv4 addresses, loopback last."""
     found: list[str] = []
     for address in listening:
-        host, port = split_address(address)
+        where, slash, name = address.partition("/")
+        host, port = split_address(where)
         if host not in _WILDCARDS:
             found.append(address)
             continue
@@ -155,5 +164,5 @@ def _dialable(listening: tuple[str, ...]) -> tuple[str, ...]:
             if known.family == socket.AF_INET
         }
         ranked = sorted(own, key=lambda text: (text.startswith("127."), text))
-        found += [f"{text}:{port}" for text in ranked]
+        found += [f"{text}:{port}{slash}{name}" for text in ranked]
     return tuple(found[:ADDRESSES_MAX])

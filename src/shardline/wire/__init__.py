@@ -10,6 +10,9 @@ from shardline.wire.frames import (
 from shardline.wire.handshake import MEMBERSHIP_KEY_BYTES
 from shardline.wire.keys import verify
 from shardline.wire.messages import (
+    BLOCK_DEFAULT,
+    BLOCK_MAX,
+    BLOCK_MIN,
     BURST_BYTES_MAX,
     EVERY_STEP,
     Close,
@@ -34,11 +37,17 @@ from shardline.wire.transports.zenoh_engine import (
     TlsFiles,
     ZenohEngine,
     ZenohSettings,
+    claim_address,
+    is_own_address,
+    join_address,
     open_zenoh,
     split_address,
 )
 
 __all__ = [
+    "BLOCK_DEFAULT",
+    "BLOCK_MAX",
+    "BLOCK_MIN",
     "BURST_BYTES_MAX",
     "EVERY_STEP",
     "FRAME_BYTES_MAX",
@@ -68,8 +77,11 @@ __all__ = [
     "ZenohEngine",
     "ZenohSettings",
     "ZenohTransport",
+    "claim_address",
     "decode_frame",
     "encode_frame",
+    "is_own_address",
+    "join_address",
     "open_zenoh",
     "split_address",
     "verify",

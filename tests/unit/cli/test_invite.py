@@ -1,5 +1,6 @@
 """`shardline invite`: one word on stdout."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,27 @@ def test_new_prints_the_invite_alone(capsys: pytest.CaptureFixture[str]) -> None
     invite = Invite.parse(out)
     assert invite.bootstrap == ("host:1",)
     assert invite.expires_at_s is not None
+
+
+def test_new_says_whose_directory_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["invite", "new", "--bootstrap", "host:1", "--directory", "dht"]) == 0
+    invite = Invite.parse(capsys.readouterr().out)
+    assert invite.directory == "dht"
+    assert invite.bootstrap[0].startswith("host:1/12D3KooW")
+    assert run(["invite", "new", "--directory", "phone"]) == 2
+
+
+def test_a_missing_extra_is_one_line_with_the_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "hivemind", None)
+    monkeypatch.delitem(sys.modules, "hivemind.p2p", raising=False)
+    text = Invite.new(("127.0.0.1:1",), directory="dht").encode()
+    assert run(["status", "--join", text]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "pip install 'shardline[dht]'" in err
 
 
 def test_show_prints_what_new_made(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import signal
 import socket
 import sys
@@ -16,10 +17,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shardline.core.errors import AddressTaken, BadInput, NodeLost
 from shardline.swarm import (
     DhtDirectory,
+    DhtEngine,
     DhtSettings,
     Identity,
     Joined,
@@ -34,20 +38,27 @@ from shardline.swarm.directories.dht_engine import (
     LeaseGate,
     overflow,
 )
+from shardline.swarm.directories.dht_names import (
+    PEER,
+    key_file,
+    listen_at,
+    multiaddr,
+    own_seed,
+    peer_id,
+)
 from shardline.swarm.records import RECORD_BYTES_MAX
-from shardline.wire import ZenohSettings, open_zenoh
+from shardline.wire import ZenohSettings, claim_address, open_zenoh, split_address
 from tests.unit.swarm.making import HandClock, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 pytestmark = pytest.mark.filterwarnings("ignore:path is deprecated:DeprecationWarning")
 needs_hivemind = pytest.mark.skipif(
     find_spec("hivemind") is None, reason="hivemind is not installed: pip install 'shardline[dht]'"
 )
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 PREFIX = "shardline/0123456789abcdef"
 A = Identity.ephemeral()
 KEY = b"the key of A's shard"
@@ -154,6 +165,7 @@ def test_a_full_shard_loses_what_ends_first() -> None:
         {"announce": ("somewhere",)},
         {"peers": ("/ip4/127.0.0.1/tcp/7000",)},
         {"peers": ("/ip4/127.0.0.1/tcp/7000/p2p/no one",)},
+        {"peers": ("/ip4/127.0.0.1/tcp/7000/p2p/12D3KooWcut",)},
     ],
 )
 def test_what_is_no_multiaddr_is_named(changes: dict[str, tuple[str, ...]]) -> None:
@@ -207,10 +219,11 @@ async def test_it_runs_beside_zenoh_and_leaves_no_process_and_no_warning_renamed
 
 @needs_hivemind
 @pytest.mark.anyio
-async def test_who_listens_nowhere_is_seen_and_keeps_being_seen(tmp_path: Path) -> None:
+async def test_who_listens_nowhere_is_seen_and_keeps_being_seen() -> None:
     mine: NodeRecord = record(A.node_id)
-    settings = replace(QUICK, identity_path=tmp_path / "daemon.key")
+    settings = replace(QUICK, seed=bytes(32))
     async with open_dht(settings, PREFIX) as first:
+        assert first.addresses[0].endswith(f"/p2p/{peer_id(bytes(32))}")
         outside = replace(QUICK, listen=(), peers=first.addresses)
         async with open_dht(outside, PREFIX) as dialler:
             assert dialler.addresses == ()
@@ -223,15 +236,90 @@ async def test_who_listens_nowhere_is_seen_and_keeps_being_seen(tmp_path: Path) 
                     pass
 
 
+async def _renewed(seen_by: DhtEngine) -> None:
+    """Somebody leases what stands there now anew."""
+    began_s = time.time()
+    async with asyncio.timeout(DEADLINE_S):
+        while all(lease.until_s < began_s + QUICK.lease_s for lease in await seen_by.leases()):
+            pass
+
+
 @needs_hivemind
 @pytest.mark.anyio
-async def test_a_daemons_end_is_logged_and_hangs_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_killed_daemon_is_replaced_and_its_records_come_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with open_dht(QUICK, PREFIX) as first:
+        before = set(psutil.Process().children())
+        async with open_dht(replace(QUICK, peers=first.addresses), PREFIX) as second:
+            (daemon,) = set(psutil.Process().children()) - before
+            await DhtDirectory(second, A, HandClock()).publish(record(A.node_id))
+            daemon.kill()
+            async with asyncio.timeout(DEADLINE_S):
+                await _until(lambda: "the DHT's daemon has ended" in caplog.text)
+            await _renewed(first)
+            (replacement,) = set(psutil.Process().children()) - before
+            assert replacement != daemon
+        assert set(psutil.Process().children()) == before
+    assert caplog.text.count("the DHT's daemon has ended: it is started again") == 1
+
+
+@needs_hivemind
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_the_only_entrance_is_found_again_where_it_was(
+    how: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardline.swarm.directories.dht_engine.DAEMON_S", 3.0)
+    monkeypatch.setattr("shardline.swarm.directories.dht_hivemind.REPLY_S", 1.0)
+    here = listen_at(*split_address(claim_address("127.0.0.1:0")))
     before = set(psutil.Process().children())
-    async with open_dht(QUICK, PREFIX) as engine, asyncio.timeout(DEADLINE_S):
+    async with open_dht(replace(QUICK, listen=(here,), seed=bytes(32)), PREFIX) as first:
         (daemon,) = set(psutil.Process().children()) - before
-        daemon.kill()
-        await _until(lambda: "the DHT's daemon has ended" in caplog.text)
+        outside = replace(QUICK, listen=(), peers=first.addresses)
+        async with open_dht(outside, PREFIX) as dialler:
+            await DhtDirectory(dialler, A, HandClock()).publish(record(A.node_id))
+            addresses = first.addresses
+            daemon.send_signal(how)
+            async with asyncio.timeout(DEADLINE_S):
+                await _until(lambda: not _lives(daemon.pid))
+            await _renewed(first)
+            assert first.addresses == addresses
+
+
+@needs_hivemind
+@pytest.mark.anyio
+async def test_who_founds_begins_where_nobody_answers() -> None:
+    gone = multiaddr(f"127.0.0.1:1/{peer_id(bytes(32))}")
+    async with open_dht(replace(QUICK, peers=(gone,), founds=True), PREFIX) as engine:
         assert await engine.leases() == []
+
+
+def test_a_seed_is_the_key_that_libp2p_reads() -> None:
+    """Key and public key of libp2p's specification of peer ids."""
+    seed = "7e0830617c4a7de83925dfb2694556b12936c477a0e1feb2e148ec9da60fee7d"
+    public = "1ed1e8fae2c4a144b8be8fd4b47bf3d3b34b871c3cacf6010f0e42d474fce27e"
+    assert key_file(bytes.fromhex(seed)).hex() == f"08011240{seed}{public}"
+
+
+@given(st.binary(min_size=32, max_size=32))
+def test_a_name_fits_its_pattern(seed: bytes) -> None:
+    assert re.fullmatch(PEER, peer_id(seed))
+
+
+def test_a_place_becomes_a_multiaddr() -> None:
+    name = peer_id(bytes(32))
+    assert multiaddr(f"10.0.0.1:7/{name}") == f"/ip4/10.0.0.1/tcp/7/p2p/{name}"
+    assert multiaddr(f"[::1]:7/{name}") == f"/ip6/::1/tcp/7/p2p/{name}"
+    assert multiaddr(f"attic.example.org:7/{name}") == f"/dns/attic.example.org/tcp/7/p2p/{name}"
+    for nonsense in ("10.0.0.1:7", f"10.0.0.1/{name}", f"a b:7/{name}", f"iroh/{name}"):
+        with pytest.raises(BadInput, match="no member of a DHT"):
+            multiaddr(nonsense)
+
+
+def test_a_nodes_daemon_keeps_its_name_in_one_swarm_only() -> None:
+    assert own_seed(A, "p") == own_seed(A, "p")
+    assert len({own_seed(A, "p"), own_seed(A, "q"), own_seed(Identity.ephemeral(), "p")}) == 3
 
 
 @needs_hivemind
@@ -241,7 +329,7 @@ async def test_a_killed_parent_leaves_no_daemon() -> None:
         sys.executable, "-c", PARENT, stdout=asyncio.subprocess.PIPE
     )
     assert parent.stdout
-    async with asyncio.timeout(3 * DEADLINE_S):
+    async with asyncio.timeout(DEADLINE_S):
         (daemon,) = (await parent.stdout.readline()).split()
         parent.send_signal(signal.SIGKILL)
         await parent.wait()

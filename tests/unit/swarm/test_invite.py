@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from shardline.core.errors import BadInput, BadInvite, InviteExpired
 from shardline.swarm import Invite, InviteStore
-from shardline.swarm.invite import check_address
+from shardline.swarm.directories.dht_names import peer_id
+from shardline.swarm.invite import TEXT_CHARS_MAX, check_address
 from tests.unit.swarm.making import NOW_S, HandClock
 
 if TYPE_CHECKING:
@@ -24,10 +25,17 @@ invites = st.builds(
     ).map(tuple),
     secret=st.binary(min_size=16, max_size=16),
     expires_at_s=st.none() | st.integers(int(NOW_S) + 1, 2**32 - 1),
+    nat=st.sampled_from([None, "none", "https://relay.example.org:1"]),
 )
+DHT_NAME = peer_id(bytes(32))
 
 
-@given(invites)
+def _with_names(invite: Invite) -> Invite:
+    named = tuple(f"{address.replace('65535', '65534')}/{DHT_NAME}" for address in invite.bootstrap)
+    return replace(invite, bootstrap=named, directory="dht")
+
+
+@given(invites | invites.map(_with_names))
 def test_an_invite_survives_being_written_down(invite: Invite) -> None:
     text = invite.encode()
     assert Invite.parse(text, clock=HandClock()) == invite
@@ -65,6 +73,19 @@ def test_an_invite_of_a_later_version_is_named() -> None:
 
 def test_an_invite_is_short() -> None:
     assert len(Invite.new(("192.168.100.100:7000",)).encode()) < 100
+
+
+def test_the_longest_invite_can_be_read() -> None:
+    places = tuple(f"{'h' * 99}{digit}:10000" for digit in range(8))
+    relay = f"https://{'h' * 80}:10000/"
+    invite = Invite.new(places, 10**8, nat=relay, directory="dht")
+    assert len(invite.encode()) <= TEXT_CHARS_MAX
+    assert Invite.parse(invite.encode()) == invite
+
+
+def test_who_finds_the_nodes_must_be_known() -> None:
+    with pytest.raises(BadInput, match="write zenoh or dht"):
+        Invite.new(directory="memory")
 
 
 def test_an_expired_invite_says_when() -> None:
@@ -114,7 +135,11 @@ def test_what_is_derived_does_not_repeat_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "host", "host:", ":7000", "host:0", "host:65536", "a b:1", "h:1,h:2", "h:1\n"]
+    "address",
+    [
+        *("", "host", "host:", ":7000", "host:0", "host:65536", "a b:1", "h:1,h:2", "h:1\n"),
+        *("h:1/", "h:1/me", f"h:65535/{DHT_NAME}", f"h:1/{DHT_NAME}/", f"h/{DHT_NAME}"),
+    ],
 )
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(BadInput, match="write HOST:PORT"):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shardline.core.clock import Clock
     from shardline.core.ids import NodeId
     from shardline.core.signer import Signer
-    from shardline.swarm.directories.dht_engine import DhtEngine
+    from shardline.swarm.directories.dht_engine import DhtEngine, Lease
     from shardline.swarm.directory import Event, Snapshot
 
 __all__ = ["DhtDirectory"]
@@ -74,21 +74,31 @@ class DhtDirectory:
                 await following
 
     async def _follow(self, feed: Feed) -> None:
-        """Tell the feed what is new in the leases, poll by poll."""
-        here: set[NodeId] = set()
-        told: set[str] = set()
+        """Tell the feed what is new in the leases: poll by poll, and whenever else they are asked
+        for here, by a snapshot."""
+        told: list[Lease] = []
         while True:
-            leases = await self._engine.leases()
-            for node in here.difference(lease.node for lease in leases):
-                feed.hear_death(node, _RUN)
-            for lease in leases:
-                if lease.node not in here:
-                    feed.hear_life(lease.node, _RUN)
-                if lease.place not in told:
-                    feed.hear_record(lease.node, lease.data)
-            here = {lease.node for lease in leases}
-            told = {lease.place for lease in leases}
-            await asyncio.sleep(self._engine.settings.poll_s)
+            await self._engine.ask()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._engine.settings.poll_s):
+                    while True:
+                        news = self._engine.news
+                        leases = self._engine.heard()
+                        _tell(feed, told, leases)
+                        told = leases
+                        await news.wait()
+
+
+def _tell(feed: Feed, before: list[Lease], now: list[Lease]) -> None:
+    """What changed between these."""
+    were_here, were_told = {lease.node for lease in before}, {lease.place for lease in before}
+    for node in were_here.difference(lease.node for lease in now):
+        feed.hear_death(node, _RUN)
+    for lease in now:
+        if lease.node not in were_here:
+            feed.hear_life(lease.node, _RUN)
+        if lease.place not in were_told:
+            feed.hear_record(lease.node, lease.data)
 
 
 async def _nothing_to_refill(_feed: Feed) -> None:

@@ -17,22 +17,30 @@ import logging
 import math
 import re
 import time
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from shardline.core.errors import PeerFault
+from shardline.core.errors import BadInput, PeerFault
 from shardline.core.ids import NodeId
-from shardline.swarm.directories.dht_hivemind import LEASE_MAX_S, load_hivemind
-from shardline.swarm.records import RECORD_BYTES_MAX, Foreign, open_record
+from shardline.swarm.directories.dht_hivemind import LEASE_MAX_S, answering, load_hivemind
+from shardline.swarm.directories.dht_names import multiaddr
+from shardline.swarm.records import RECORD_BYTES_MAX, Foreign, NodeRecord, open_record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
 
-    from shardline.swarm.directories.dht_hivemind import DhtSettings, Found, Node, Record, Stored
+    from shardline.swarm.directories.dht_hivemind import (
+        DhtSettings,
+        Found,
+        Hivemind,
+        Part,
+        Record,
+        Stored,
+    )
 
 __all__ = ["ASK_S", "DhtEngine", "Lease", "LeaseGate", "checked", "open_dht", "overflow"]
 
@@ -48,6 +56,12 @@ ASK_S: Final = 1.0
 """How long to wait for the slowest member; what it says later counts the next time."""
 DAEMON_S: Final = 15.0
 """How long the daemon may be silent on its own machine before it counts as dead."""
+AGAIN_S: Final = 0.5
+"""How long to wait before an ended daemon is started again; doubles up to AGAIN_MAX_S while that
+fails, or while none lives longer than that."""
+AGAIN_MAX_S: Final = 60.0
+ENTRANCES_MAX: Final = 24
+"""Members that were heard of and may be asked when we have to join again."""
 HEARD_MAX: Final = 8_192
 """Leases remembered until they end."""
 REFUSED_MAX: Final = 64
@@ -138,25 +152,25 @@ def overflow(leases: Iterable[tuple[object, Stored]]) -> list[object]:
 
 
 class DhtEngine:
-    """An open DHT of one swarm."""
+    """An open DHT of one swarm. While its daemon is being replaced, nothing is told or heard."""
 
     def __init__(
-        self,
-        node: Node,
-        prefix: str,
-        gate: LeaseGate,
-        settings: DhtSettings,
-        addresses: tuple[str, ...],
+        self, hivemind: Hivemind, prefix: str, gate: LeaseGate, settings: DhtSettings
     ) -> None:
-        self._node = node
+        self._hivemind = hivemind
         self._prefix = prefix
         self._gate = gate
+        self._daemon = AsyncExitStack()
+        self._part: Part | None = None
         self._heard: dict[str, Lease] = {}
+        self._entrances: tuple[str, ...] = settings.peers
         self._kept: tuple[NodeId, int, bytes] | None = None
-        self._lost = False
-        self._stopping = asyncio.Event()
+        self._stopped = False
+        self._woken = asyncio.Event()
         self.settings = settings
-        self.addresses = addresses
+        self.news = asyncio.Event()
+        """Set when an unknown lease is heard, whoever asked; then there is a fresh one."""
+        self.addresses: tuple[str, ...] = ()
         """Multiaddrs at which others can join through us; empty for who only dials."""
 
     @property
@@ -177,19 +191,32 @@ class DhtEngine:
         """Lease this once. Nothing is checked: others do."""
         until_s = time.time() + self.settings.lease_s
         place = Lease(node, sequence, data, until_s).place
-        await self._node.store(f"{self._prefix}/{node[0]}", data, until_s, subkey=place)
+        if self._part is not None:
+            key = f"{self._prefix}/{node[0]}"
+            await self._part.node.store(key, data, until_s, subkey=place)
 
     async def leases(self) -> list[Lease]:
         """All that run now, several of a node among them; takes at most about ASK_S."""
-        keys = [f"{self._prefix}/{digit}" for digit in SHARDS]
-        # No lease is long enough to end the search: no member alone has all of them.
-        found = await self._node.get_many(keys, math.nan, return_futures=True)
-        for answer in found.values():
-            answer.add_done_callback(self._hear)
-        await asyncio.wait(found.values(), timeout=ASK_S)
+        await self.ask()
+        return self.heard()
+
+    def heard(self) -> list[Lease]:
+        """Those heard that still run; asks nobody."""
         now_s = time.time()
         self._heard = {at: lease for at, lease in self._heard.items() if lease.until_s > now_s}
         return list(self._heard.values())
+
+    async def ask(self) -> None:
+        """Ask the others for all leases; takes at most about ASK_S."""
+        if self._part is None:
+            await asyncio.sleep(0)  # who asks on and on lets the new daemon start
+            return
+        keys = [f"{self._prefix}/{digit}" for digit in SHARDS]
+        # No lease is long enough to end the search: no member alone has all of them.
+        found = await self._part.node.get_many(keys, math.nan, return_futures=True)
+        for answer in found.values():
+            answer.add_done_callback(self._hear)
+        await asyncio.wait(found.values(), timeout=ASK_S)
 
     def _hear(self, answer: asyncio.Future[Found | None]) -> None:
         found = None if answer.cancelled() or answer.exception() else answer.result()
@@ -198,53 +225,132 @@ class DhtEngine:
             if (known.until_s < until_s) if known else (len(self._heard) < HEARD_MAX):
                 node, _, sequence = place.partition("/")
                 self._heard[place] = Lease(NodeId(node), int(sequence), stored.value, until_s)
+                if known is None:
+                    self.news.set()
+                    self.news = asyncio.Event()
+
+    async def start(self) -> None:
+        """Start a daemon and join through who is known; raises what `open_dht` does."""
+        settings = replace(self.settings, peers=self._entrances)
+        part = await self._daemon.enter_async_context(self._hivemind.join(settings, self._gate))
+        self._part, self.addresses = part, part.addresses
+
+        def wake(_: object) -> None:
+            if self._part is part:  # it has ended by itself
+                self._woken.set()
+
+        part.ended.add_done_callback(wake)
+
+    async def end(self) -> None:
+        """End the daemon, dead or alive."""
+        self._part = None
+        await self._daemon.aclose()
 
     async def run(self) -> None:
-        """Renew what is kept, bound what is stored for others, and look after the daemon."""
-        while not self._lost and not await self._stopped_within(self.settings.lease_s / RENEWALS):
-            try:
-                await self._tend()
-            except Exception:  # noqa: BLE001 - task's supervisor: what fails once is tried again
-                _log.warning("the DHT could not be tended", exc_info=True)
+        """Tend what is kept and stored; put another daemon in the place of one that ends."""
+        again_s = AGAIN_S
+        while (part := self._part) is not None:
+            began_s = time.monotonic()
+            fault = await self._tend_until_fault(part)
+            if fault is None:
+                return
+            _log.warning("the DHT's daemon %s: it is started again", fault)
+            await self.end()
+            if time.monotonic() - began_s > AGAIN_MAX_S:
+                again_s = AGAIN_S
+            again_s = await self._start_again(again_s)
 
     def stop(self) -> None:
         """Let `run` end what it does and return: hivemind does not bear being cancelled."""
-        self._stopping.set()
+        self._stopped = True
+        self._woken.set()
+
+    async def _start_again(self, again_s: float) -> float:
+        """Until one starts, or we are told to stop; gives how long to wait before the next one."""
+        while not await self._stopped_within(again_s):
+            again_s = min(2 * again_s, AGAIN_MAX_S)
+            try:
+                await self.start()
+            except Exception as error:  # noqa: BLE001 - task's supervisor: it tries again later
+                _log.info("the DHT's daemon does not start yet: %s", error)
+            else:
+                _log.info("the DHT's daemon is back")
+                break
+        return again_s
 
     async def _stopped_within(self, wait_s: float) -> bool:
+        """Sleep; a daemon's end and `stop` wake it."""
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                return await self._stopping.wait()
-        return False
+                await self._woken.wait()
+        if not self._stopped:
+            self._woken.clear()
+        return self._stopped
 
-    async def _tend(self) -> None:
+    async def _tend_until_fault(self, part: Part) -> str | None:
+        """What is wrong with the daemon; None when told to stop."""
+        while not part.ended.done():
+            try:
+                await self._tend(part)
+                async with asyncio.timeout(DAEMON_S):
+                    await part.node.p2p.answer()
+                if part.alone and await answering(self._entrances):
+                    return "has lost all others"
+            except TimeoutError:
+                return "is silent"
+            except (OSError, EOFError):
+                break
+            except Exception:  # noqa: BLE001 - task's supervisor: what fails once is tried again
+                _log.warning("the DHT could not be tended", exc_info=True)
+            if await self._stopped_within(self.settings.lease_s / RENEWALS):
+                return None
+        return "has ended"
+
+    async def _tend(self, part: Part) -> None:
         if self._kept is not None:
             await self.lease(*self._kept)
-        for _, shard in self._node.protocol.storage.items():  # noqa: PERF102 - it is no dict
+        for _, shard in part.node.protocol.storage.items():  # noqa: PERF102 - it is no dict
             for place in overflow(shard.value.items()):
                 del shard.value[place]
-        try:
-            async with asyncio.timeout(DAEMON_S):
-                await self._node.p2p.list_peers()
-        except OSError:  # a timeout is one too
-            self._lost = True
-            _log.error("the DHT's daemon has ended: nobody is found here until a new start")
+        self._entrances = self._known_entrances()
+
+    def _known_entrances(self) -> tuple[str, ...]:
+        """Where to join again: as told at first, and where the others said that they listen."""
+        found = dict.fromkeys(self.settings.peers)
+        own = self._kept[0] if self._kept else None
+        for lease in self._heard.values():
+            with suppress(PeerFault):
+                said = checked(lease.data)
+                if isinstance(said, NodeRecord) and said.node != own:
+                    found |= dict.fromkeys(_entrances(said))
+        kept = dict.fromkeys((*found, *self._entrances))  # who was heard before, behind
+        return tuple(kept)[: len(self.settings.peers) + ENTRANCES_MAX]
+
+
+def _entrances(record: NodeRecord) -> Iterable[str]:
+    for address in record.addresses:
+        with suppress(BadInput):
+            yield multiaddr(address)
 
 
 @asynccontextmanager
 async def open_dht(settings: DhtSettings, prefix: str) -> AsyncGenerator[DhtEngine]:
     """Join the DHT of the swarm with this prefix, or begin it; leaving ends the daemon.
 
-    Raises BadInput without the extra `dht` or if our clock or reachability is not what a DHT
-    needs, AddressTaken, or NodeLost if no peer answers.
+    A daemon that dies meanwhile is replaced, and what was kept is leased again. Raises BadInput
+    without the extra `dht` or if our clock or reachability is not what a DHT needs, AddressTaken,
+    or NodeLost if no peer answers.
     """
     hivemind = await load_hivemind()
     gate = LeaseGate({hivemind.key(f"{prefix}/{digit}"): digit for digit in SHARDS})
-    async with hivemind.join(settings, gate) as (node, addresses):
-        engine = DhtEngine(node, prefix, gate, settings, addresses)
+    engine = DhtEngine(hivemind, prefix, gate, settings)
+    try:
+        await engine.start()
         running = asyncio.create_task(engine.run())
         try:
             yield engine
         finally:
             engine.stop()
             await running
+    finally:
+        await engine.end()

@@ -32,7 +32,16 @@ if TYPE_CHECKING:
 
     from shardline.wire.transports.zenoh_types import Closes, KnowsLinks, Undeclares
 
-__all__ = ["TlsFiles", "ZenohEngine", "ZenohSettings", "open_zenoh", "split_address"]
+__all__ = [
+    "TlsFiles",
+    "ZenohEngine",
+    "ZenohSettings",
+    "claim_address",
+    "is_own_address",
+    "join_address",
+    "open_zenoh",
+    "split_address",
+]
 
 CONNECT_S: Final = 4.0
 """How long to wait for the first of the addresses to let us in."""
@@ -107,11 +116,12 @@ def split_address(text: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-def _join_address(host: str, port: int) -> str:
+def join_address(host: str, port: int) -> str:
+    """What `split_address` splits."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _claim_address(listen: str) -> str:
+def claim_address(listen: str) -> str:
     """The address with its real port, seen to be free; raises AddressTaken or BadInput."""
     host, port = split_address(listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -120,7 +130,7 @@ def _claim_address(listen: str) -> str:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
             probe.listen(1)
-            return _join_address(host, int(probe.getsockname()[1]))
+            return join_address(host, int(probe.getsockname()[1]))
     except socket.gaierror:
         raise AddressTaken(f"cannot listen on {listen}: no such host") from None
     except OSError as error:
@@ -133,7 +143,7 @@ def _claim_address(listen: str) -> str:
         raise AddressTaken(f"cannot listen on {listen}: {reason}") from None
 
 
-def _is_own(address: str, listening: str | None) -> bool:
+def is_own_address(address: str, listening: str | None) -> bool:
     """Whether this address leads back to where we listen."""
     if listening is None:
         return False
@@ -156,7 +166,7 @@ def _is_own(address: str, listening: str | None) -> bool:
 def _own_address(listening: str) -> str:
     """Where it can be dialled from this machine."""
     host, port = split_address(listening)
-    return _join_address({"0.0.0.0": "127.0.0.1", "::": "localhost"}.get(host, host), port)  # noqa: S104 - compared with
+    return join_address({"0.0.0.0": "127.0.0.1", "::": "localhost"}.get(host, host), port)  # noqa: S104 - compared with
 
 
 def _config(
@@ -238,9 +248,9 @@ async def _open_session(
 ) -> tuple[zenoh.Session, str | None, list[str]]:
     """The session, where it listens and whom it dials; raises AddressTaken."""
     for left in reversed(range(PORT_TRIES)):
-        listening = _claim_address(settings.listen) if settings.listen is not None else None
+        listening = claim_address(settings.listen) if settings.listen is not None else None
         addresses = dict.fromkeys(settings.connect + settings.known)
-        dialled = [address for address in addresses if not _is_own(address, listening)]
+        dialled = [address for address in addresses if not is_own_address(address, listening)]
         if settings.through_one:
             dialled = await _answering_first(dialled)
         config = _config(settings, listening, dialled)
