@@ -37,6 +37,8 @@ def main() -> None:
         (f"`{name}`: today's, bred", f"{tuned.defaults[name]:g}, {value:g}", "")
         for name, value in tuned.weights.items()
     ]
+    sure = "yes" if tuned.sure_gain else "no"
+    lines.append(("a sure gain in simulation", sure, "adopt only if it did not make it (0016)"))
     lines.append(("simulated runs, real seconds", f"{tuned.runs}, {tuned.seconds:.0f}", ""))
     save("tune routing", "python -m benchmarks.tune", lines, msgspec.to_builtins(tuned))
 

@@ -82,7 +82,7 @@ def _show_tuned(tuned: Tuned) -> None:
     console.print(gains)
     verdict = (
         "a sure gain in simulation: look at its cause before taking it"
-        if tuned.adopt
+        if tuned.sure_gain
         else "no sure gain: keep today's"
     )
     console.print(f"{verdict}; {tuned.runs} runs, {tuned.seconds:.0f} s")

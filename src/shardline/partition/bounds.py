@@ -32,7 +32,7 @@ NONE = -1e6
 def least_stages(costs: Costs) -> Floats:
     """The least stage of each node with 1, 2, ... blocks, [node, count - 1], by its best links."""
     into, out = costs.cheapest_links()
-    return costs.segment.min(axis=0) + (into + out)[:, None]
+    return costs.least + (into + out)[:, None]
 
 
 def least_bottleneck_s(costs: Costs) -> float:
@@ -46,14 +46,14 @@ def least_bottleneck_s(costs: Costs) -> float:
     stages = least_stages(costs)
     counted = float(np.partition(stages.ravel(), costs.blocks - 1)[costs.blocks - 1])
     into, out = costs.cheapest_links()
-    single = costs.segment[:, :, 0] + (into + out)
+    single = costs.starts[:, :, 0] + (into + out)
     hardest = float(single.min(axis=1).max())
     if costs.blocks > 1:
-        first = costs.segment[0, :, 0] + costs.ends(first=True)[0] + out
-        last = costs.segment[-1, :, 0] + costs.ends(first=False)[0] + into
+        first = costs.starts[0, :, 0] + costs.ends(first=True)[0] + out
+        last = costs.starts[-1, :, 0] + costs.ends(first=False)[0] + into
     else:
         both = costs.ends(first=True)[0] + costs.ends(first=False)[0]
-        first = last = costs.segment[0, :, 0] + both
+        first = last = costs.starts[0, :, 0] + both
     return max(counted, hardest, float(first.min()), float(last.min()), _by_work_s(costs))
 
 
@@ -84,7 +84,7 @@ def within_limit(costs: Costs, limit_s: float, share: float) -> bool:
     unused) has at least the room of any chain.
     """
     into, out = costs.cheapest_links()
-    segment = costs.segment.min(axis=0)
+    segment = costs.least
     useful = np.flatnonzero(segment[:, 0] + into + out <= limit_s)
     count = len(useful)
     if not count:

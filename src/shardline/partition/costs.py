@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -33,9 +34,10 @@ class Costs:
     """Segment and link times in seconds of a problem, or of some of its nodes.
 
     `segment[r, i, k]` is node i's work and overflow for blocks [r, r + 1 + k), inf where it cannot
-    be; k is less than `band`, the most blocks that any node can hold. Link arrays are transposed,
-    [to, from], because searches look for the best sender. Nodes are numbered within these costs;
-    `names[i]` is the problem's own index.
+    be; k is less than `band`, the most blocks that any node can hold. It is made when it is asked
+    for: of blocks that are all alike `starts` has the first row alone, and it stands for all. Link
+    arrays are transposed, [to, from], because searches look for the best sender. Nodes are numbered
+    within these costs; `names[i]` is the problem's own index.
     """
 
     def __init__(
@@ -46,36 +48,67 @@ class Costs:
         count = len(problem.nodes)
         if within is None:
             self.names: Ints = np.arange(count)
-            self.segment = _segments(problem, self.names)
+            self.starts = _segments(problem, self.names)
+            sizes = [0, *(problem.cut_bytes(cut) for cut in range(1, self.blocks))]
+            self.inner_bytes = np.array(sizes, dtype=np.float64)
         else:
             self.names = within[0].names[within[1]]
-            self.segment = within[0].segment[:, :, :band].take(within[1], axis=1)
+            self.starts = within[0].starts[:, :, :band].take(within[1], axis=1)
+            self.inner_bytes = within[0].inner_bytes
         self.nodes = len(self.names)
-        self.band: int = self.segment.shape[2]
+        self.band: int = self.starts.shape[2]
         kept = self.names
         with np.errstate(divide="ignore"):
-            per_byte, sent, got = (
-                1 / problem.bytes_per_s[ends]
-                for ends in (np.ix_(kept, kept), (count, kept), (kept, count))
-            )
-        self._delay = _own(problem.delay_s[np.ix_(kept, kept)].T)
-        self._per_byte = _own(per_byte.T)
+            sent, got = (1 / problem.bytes_per_s[ends] for ends in ((count, kept), (kept, count)))
+            self._per_byte = 1 / self._between(problem.bytes_per_s)
         self._first = (problem.delay_s[count, kept], sent)
         self._last = (problem.delay_s[kept, count], got)
-        sizes = [0, *(problem.cut_bytes(cut) for cut in range(1, self.blocks))]
-        self._inner_bytes = np.array(sizes, dtype=np.float64)
         self._links: dict[int, tuple[Floats, Floats]] = {}
 
     def among(self, kept: Sequence[int] | Ints, band: int | None = None) -> Costs:
         """The same for some of these nodes, with at most so many blocks each."""
         return Costs(self.problem, (self, np.asarray(kept, dtype=np.int64)), band)
 
+    @property
+    def alike(self) -> bool:
+        """Whether one start stands for all, as blocks are all alike and nobody has some already."""
+        return len(self.starts) == 1
+
+    @cached_property
+    def segment(self) -> Floats:
+        """Work and overflow, [start, node, length - 1]."""
+        if len(self.starts) == self.blocks:
+            return self.starts
+        stops: Ints = np.arange(self.blocks)[:, None] + np.arange(1, self.band + 1)
+        return np.where((stops <= self.blocks)[:, None, :], self.starts, inf)
+
+    @cached_property
+    def least(self) -> Floats:
+        """The least segment of each node, [node, length - 1], wherever it lies."""
+        return self.starts.min(axis=0)
+
+    @cached_property
+    def usual(self) -> Floats:
+        """The mean segment of each node where it can be, [node, length - 1]; else inf."""
+        possible = np.isfinite(self.starts)
+        sums = np.where(possible, self.starts, 0.0).sum(axis=0)
+        return np.where(np.isfinite(self.least), sums / np.maximum(possible.sum(axis=0), 1), inf)
+
+    def _between(self, matrix: Floats) -> Floats:
+        """Of these nodes, [to, from]."""
+        if self.nodes == len(matrix) - 1:
+            return _own(matrix[:-1, :-1].T)
+        return matrix.T[np.ix_(self.names, self.names)]
+
+    @cached_property
+    def _delay(self) -> Floats:
+        return self._between(self.problem.delay_s)
+
     def links(self, cut: int) -> tuple[Floats, Floats]:
         """Transfer and hop (transfer with delay) between nodes, [to, from], at an inner cut."""
         size = self.problem.cut_bytes(cut)
         if size not in self._links:
-            # Nothing sent over no link is no way either.
-            transfer = np.where(np.isinf(self._per_byte), inf, size * _finite(self._per_byte))
+            transfer = _sent_s(size, self._per_byte)
             np.fill_diagonal(transfer, inf)
             self._links[size] = transfer, transfer + self._delay
         return self._links[size]
@@ -85,7 +118,7 @@ class Costs:
         per_byte = float(self._per_byte[receiver, sender])
         if per_byte == inf or sender == receiver:
             return np.full(self.blocks, inf)
-        transfer = self._inner_bytes * per_byte
+        transfer = self.inner_bytes * per_byte
         transfer[0] = inf
         return transfer
 
@@ -93,20 +126,41 @@ class Costs:
         """Transfer and hop from the caller to each node, or from each node to the caller."""
         delay, per_byte = self._first if first else self._last
         size = self.problem.cut_bytes(0 if first else self.blocks)
-        transfer = np.where(np.isinf(per_byte), inf, size * _finite(per_byte))
+        transfer = _sent_s(size, per_byte)
         return transfer, transfer + delay
 
     def cheapest_links(self) -> tuple[Floats, Floats]:
         """The least transfer into and out of each node over all cuts, the caller's among them."""
+        return self._cheapest
+
+    @cached_property
+    def _cheapest(self) -> tuple[Floats, Floats]:
         into, out = self.ends(first=True)[0], self.ends(first=False)[0]
-        for cut in self.distinct_cuts():
-            transfer = self.links(cut)[0]
-            into, out = np.minimum(into, transfer.min(1)), np.minimum(out, transfer.min(0))
+        if self.nodes > 1 and self.blocks > 1:
+            size = float(self.inner_bytes[1:].min())
+            others = self._per_byte.copy()
+            np.fill_diagonal(others, inf)
+            into = np.minimum(into, _sent_s(size, others.min(axis=1)))
+            out = np.minimum(out, _sent_s(size, others.min(axis=0)))
         return into, out
+
+    @cached_property
+    def block_s(self) -> Floats:
+        """What a block costs on each node at least, with its share of the nearest way in."""
+        into = self.ends(first=True)[1]
+        for cut in self.distinct_cuts():
+            into = np.minimum(into, self.links(cut)[1].min(axis=1))
+        return ((self.least + into[:, None]) / np.arange(1, self.band + 1)).min(axis=1)
 
     def distinct_cuts(self) -> list[int]:
         """One inner cut for each different number of bytes."""
-        return list({self.problem.cut_bytes(cut): cut for cut in range(1, self.blocks)}.values())
+        return self._distinct
+
+    @cached_property
+    def _distinct(self) -> list[int]:
+        return list(
+            {size: cut for cut, size in enumerate(self.inner_bytes.tolist()) if cut}.values()
+        )
 
     def check_room(self) -> None:
         """Raises BadInput if the nodes cannot hold the model, saying what would make it fit."""
@@ -126,12 +180,13 @@ class Costs:
     def capacities(self) -> Ints:
         """The most blocks that each node can hold, wherever they lie."""
         counts: Ints = np.arange(1, self.band + 1)
-        found: Ints = np.where(np.isfinite(self.segment).any(axis=0), counts, 0).max(axis=1)
+        found: Ints = np.where(np.isfinite(self.least), counts, 0).max(axis=1)
         return found
 
 
-def _finite(values: Floats) -> Floats:
-    return np.where(np.isinf(values), 0.0, values)
+def _sent_s(size: float, per_byte: Floats) -> Floats:
+    # Nothing sent over no link is no way either.
+    return size * per_byte if size else np.where(np.isinf(per_byte), inf, 0.0)
 
 
 def _own(values: Floats) -> Floats:
@@ -139,7 +194,8 @@ def _own(values: Floats) -> Floats:
 
 
 def _segments(problem: Problem, names: Ints) -> Floats:
-    """`Costs.segment`, one column of lengths after the other until nobody can hold more."""
+    """`Costs.segment`, as far as lengths go that somebody can hold; if blocks are all alike, of the
+    first start alone."""
     nodes = [problem.nodes[index] for index in listed(names)]
     blocks = problem.blocks
     work, parameters, cache = (
@@ -154,25 +210,29 @@ def _segments(problem: Problem, names: Ints) -> Floats:
     held = [node.holds for node in nodes]
     lowest = np.array([span.start if span else 0 for span in held])
     highest = np.array([span.stop if span else len(blocks) for span in held])
-    # Where blocks are all alike, those at the start stand for all.
-    alike = len(set(blocks)) == 1 and not any(held)
-    columns: list[Floats] = []
-    for length in range(1, len(blocks) + 1):
-        starts: Ints = np.arange(1 if alike else len(blocks) - length + 1)[:, None]
-        kept = cache[starts + length] - cache[starts]
-        over = parameters[starts + length] - parameters[starts] + kept - memory
+
+    def seconds(starts: Ints, lengths: Ints | int) -> Floats:
+        """Of these runs, [run, node]."""
+        kept = cache[starts + lengths] - cache[starts]
+        over = parameters[starts + lengths] - parameters[starts] + kept - memory
         with np.errstate(divide="ignore", invalid="ignore"):
             streamed = np.where((stream > 0) & (kept <= memory), over / stream, inf)
-        seconds = overhead + (work[starts + length] - work[starts]) / speed
-        seconds = seconds + np.where(over > 0, streamed, 0.0)
-        seconds[(starts < lowest) | (starts + length > highest)] = inf
-        if columns and not np.isfinite(seconds).any():
+        found = overhead + (work[starts + lengths] - work[starts]) / speed
+        found = found + np.where(over > 0, streamed, 0.0)
+        found[(starts < lowest) | (starts + lengths > highest)] = inf
+        return found
+
+    if len(set(blocks)) == 1 and not any(held):
+        counts: Ints = np.arange(1, len(blocks) + 1)[:, None]
+        found = seconds(np.zeros_like(counts), counts)
+        band = max(1, int(np.isfinite(found).any(axis=1).sum()))
+        return _own(found[:band].T)[None]
+    columns: list[Floats] = []
+    for length in range(1, len(blocks) + 1):
+        column = seconds(np.arange(len(blocks) - length + 1)[:, None], length)
+        if columns and not np.isfinite(column).any():
             break
-        columns.append(seconds)
-    if alike:
-        stops: Ints = np.arange(len(blocks))[:, None] + np.arange(1, len(columns) + 1)
-        inside = (stops <= len(blocks))[:, None, :]
-        return np.where(inside, np.stack(columns, axis=2), inf)
+        columns.append(column)
     pads = [((0, length), (0, 0)) for length in range(len(columns))]
     padded = [np.pad(one, pad, constant_values=inf) for one, pad in zip(columns, pads, strict=True)]
     return np.ascontiguousarray(np.stack(padded, axis=2))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shardline.partition.bounds import least_bottleneck_s, least_stages
+from shardline.partition.costs import listed
 from shardline.partition.problem import Share, evaluate
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     Chain = tuple[Share, ...]
     _Grown = tuple[bool, list[int]]
 
-__all__ = ["fitted", "grow", "grown_at"]
+__all__ = ["NO_ROOM", "Garden", "evened", "fitted", "grow"]
 
 TRIES = (4, 60, 300)
 """Parts taken out and grown anew at one limit before it is given up: for a first chain, while the
@@ -49,9 +50,9 @@ NO_ROOM = -1e6
 FAR = 1000 * FINE
 CLOSE = 2e-4
 """Relative; nearer than this the bisection of the limit ends."""
-CLOSE_ENOUGH = 0.02
-"""Likewise, where an answer is wanted at once."""
 FACTOR_MAX = 1e6
+CALLER_ROOM = 1
+SIDES = np.array([[0], [1]])
 
 
 def grow(
@@ -69,7 +70,7 @@ def grow(
     uneven = len(set(costs.problem.blocks)) > 1
     while not over() and upper_s > bound_s * (1 + CLOSE):
         limit_s = lower_s * factor if best is None else (lower_s + upper_s) / 2
-        garden = _Garden(costs, np.flatnonzero(stages <= limit_s), limit_s, rng)
+        garden = Garden(costs, np.flatnonzero(stages <= limit_s), limit_s, rng)
         found: Chain | None = None
         for spare in range(SPARE_MAX if uneven else 1):
             reached, chain = garden.grown(chain, costs.blocks + spare, TRIES[patience], over)
@@ -93,31 +94,9 @@ def grow(
     return best
 
 
-def grown_at(
-    costs: Costs, start: list[int], limit_s: float, tries: int, rng: np.random.Generator
-) -> Chain | None:
-    """A chain within this limit, grown from these nodes or else from none; None if so many tries
-    find none."""
-    useful = np.flatnonzero(least_stages(costs)[:, 0] <= limit_s)
-    if not len(useful):
-        return None
-    garden = _Garden(costs, useful, limit_s, rng)
-    uneven = len(set(costs.problem.blocks)) > 1
-    for known in (start, []):
-        chain = known
-        for spare in range(SPARE_MAX if uneven else 1):
-            reached, chain = garden.grown(chain, costs.blocks + spare, tries, lambda: False)
-            found = fitted(costs, chain, limit_s, CLOSE_ENOUGH) if reached else None
-            if found:
-                return found
-            if not reached:
-                break
-    return None
-
-
-class _Garden:
+class Garden:
     """One limit: the rooms of places, and the chain that grows. Places are numbered as `useful`
-    has them; the caller comes last, has no room and takes no time."""
+    has them; the caller comes last, takes no time and always has the same room."""
 
     def __init__(
         self, costs: Costs, useful: Ints, limit_s: float, rng: np.random.Generator
@@ -132,25 +111,33 @@ class _Garden:
             link[:count, :count] = links[np.ix_(useful, useful)].T
         link[count, :count] = costs.ends(first=True)[0][useful]
         link[:count, count] = costs.ends(first=False)[0][useful]
-        self.link: Ints = np.ceil(np.minimum(link / limit_s, 2) * FINE).astype(np.int64)
+        self.link: Ints = np.ceil(np.minimum(link * (FINE / limit_s), 2 * FINE)).astype(np.int64)
         self.link[count, count] = 0
+        self.ways: Ints = np.stack([self.link, self.link.T])  # [into or out, other end, place]
         self.rooms = _rooms(costs, useful, limit_s)
 
     def grown(self, start: list[int], blocks: int, tries: int, over: Callable[[], bool]) -> _Grown:
         """Whether the chain has room for so many blocks, and the chain; nodes as in `costs`."""
         self.blocks = blocks
-        place = {int(node): index for index, node in enumerate(self.useful)}
-        chain = [place[node] for node in start if node in place]
-        chains = [self._filled(self._pruned(chain))]
+        chains = [self._filled(self._pruned(self._placed(start)))]
         if not start:
             chains.append(self._filled(self._pruned(self._nearest())))
-        chain = max(chains, key=lambda chain: sum(self._room(chain)))
-        room = sum(self._room(chain))
+        return self._best(chains, tries, over)
+
+    def _placed(self, start: list[int]) -> list[int]:
+        """These nodes of `costs`, as far as they are useful, as places."""
+        place = {node: index for index, node in enumerate(listed(self.useful))}
+        return [place[node] for node in start if node in place]
+
+    def _best(self, chains: list[list[int]], tries: int, over: Callable[[], bool]) -> _Grown:
+        """Of these chains the roomiest, or a better one after so many tries."""
+        chain = max(chains, key=self._total)
+        room = self._total(chain)
         for _ in range(tries):
             if room >= self.blocks or over():
                 break
             tried = self._filled(self._thinned(chain))
-            found = sum(self._room(tried))
+            found = self._total(tried)
             if found >= room:
                 chain, room = tried, found
         if room >= self.blocks:
@@ -169,32 +156,47 @@ class _Garden:
             order.append(last)
         return order
 
-    def _room(self, chain: list[int]) -> list[int]:
+    def _room(self, chain: list[int]) -> Ints:
         """How many blocks each place has room for."""
         ends = np.array([self.caller, *chain, self.caller])
         hops = self.link[ends[:-1], ends[1:]]
-        left = np.maximum(FINE - hops[:-1] - hops[1:], -1)
-        found: list[int] = self.rooms[ends[1:-1], left].tolist()
-        return found
+        return self._held(ends[1:-1], FINE - hops[:-1] - hops[1:])
+
+    def _total(self, chain: list[int]) -> int:
+        return int(self._room(chain).sum())
 
     def _pruned(self, chain: list[int]) -> list[int]:
-        """Without the places that have no room left at this limit."""
+        """Without the places that have no room left at this limit; of neighbours one at a time."""
         while chain:
-            rooms = self._room(chain)
-            if min(rooms) > 0:
+            none = self._room(chain) == 0
+            none[1:] &= ~none[:-1]
+            if not none.any():
                 break
-            del chain[rooms.index(0)]
+            chain = [node for node, gone in zip(chain, none.tolist(), strict=True) if not gone]
         return chain
 
     def _trimmed(self, chain: list[int]) -> list[int]:
         """Without places that the blocks do not need, those with the least room first."""
-        started = chain
-        rooms = self._room(chain)
-        for at in sorted(range(len(chain)), key=rooms.__getitem__):
-            left = [other for other in chain if other != started[at]]
-            kept = self._room(left)
-            if left and min(kept) > 0 and sum(kept) >= self.blocks:
-                chain = left
+        while len(chain) > 1:
+            none, rooms = self.caller, self._room(chain)
+            ends = np.array([none, none, *chain, none, none])
+            beside = np.stack([ends[1:-3], ends[3:-1]])
+            beyond = np.stack([ends[:-4], ends[4:]])
+            skipped = self.link[beside[0], beside[1]]
+            has = self._held(beside, FINE - self.ways[SIDES, beyond, beside] - skipped)
+            had = np.array([CALLER_ROOM, *rooms.tolist(), CALLER_ROOM])
+            lost = rooms - has.sum(axis=0) + had[:-2] + had[2:]
+            spare = int(rooms.sum()) - self.blocks
+            gone: set[int] = set()
+            free = np.flatnonzero((has.min(axis=0) > 0) & (lost <= spare))
+            for at in listed(free[rooms[free].argsort(kind="stable")]):
+                # Those near each other share neighbours, and so what is lost.
+                if lost[at] <= spare and gone.isdisjoint(range(at - 2, at + 3)):
+                    gone.add(at)
+                    spare -= int(lost[at])
+            if not gone or len(gone) == len(chain):
+                break
+            chain = [node for at, node in enumerate(chain) if at not in gone]
         return chain
 
     def _thinned(self, chain: list[int]) -> list[int]:
@@ -217,65 +219,93 @@ class _Garden:
     def _filled(self, chain: list[int]) -> list[int]:
         """Insert the best node at its best place until none adds room."""
         chain = list(chain)
-        room = sum(self._room(chain))
-        gains = self._gains(chain, 0, len(chain) + 1)
-        taken = np.zeros(self.caller)
-        taken[chain] = NO_ROOM
-        while room < self.blocks:
-            table = gains + taken
-            slot, node = divmod(int(table.argmax()), self.caller)
-            if table[slot, node] <= 0:
+        slots = len(chain) + 1
+        gains = np.empty((slots + self.caller, self.caller))
+        gains[:slots] = self._gains(chain, 0, slots)
+        gains[:slots, chain] = NO_ROOM
+        while slots <= self.caller and self._total(chain) < self.blocks:
+            slot, node = divmod(int(gains[:slots].argmax()), self.caller)
+            if gains[slot, node] <= 0:
                 break
             chain.insert(slot, node)
-            taken[node] = NO_ROOM
-            gains = np.insert(gains, slot, 0.0, axis=0)
-            first, last = max(0, slot - 1), min(len(chain) + 1, slot + 3)
-            gains[first:last] = self._gains(chain, first, last)
-            room = sum(self._room(chain))
+            gains[slot + 1 : slots + 1] = gains[slot:slots]
+            slots += 1
+            gains[:slots, node] = NO_ROOM
+            first, last = max(0, slot - 1), min(slots, slot + 3)
+            around = self._gains(chain, first, last)
+            around[:, chain] = NO_ROOM
+            gains[first:last] = around
         return chain
 
     def _gains(self, chain: list[int], first: int, last: int) -> Floats:
         """The room that each node would add at slots first to last, [slot, node]."""
         none = self.caller
-        ends = np.array([none, none, *chain, none, none])
-        slots = np.arange(first, last)
+        ends = np.array([none, none, *chain[max(0, first - 2) : last + 1], none, none])
+        slots = np.arange(first, last) - max(0, first - 2)
         before2, before, after, after2 = (ends[slots + shift] for shift in range(4))
-        into, out = self.link[before, :none], self.link[:none, after].T
-        own = self.rooms[np.arange(none), np.maximum(FINE - into - out, -1)]
-        free = FINE - self.link[before2, before]
-        now = FINE - self.link[after, after2]
-        direct = self.link[before, after]
-        gain = own - LINKS_WEIGHT / FINE * (into + out) + 0.01 * self.rng.random(own.shape)
-        bad = own < 1
-        for end, left, way in ((before, free, into), (after, now, out)):
-            had = self.rooms[end, np.maximum(left - direct, -1)]
-            has = self.rooms[end[:, None], np.maximum(left[:, None] - way, -1)]
-            gain += has - had[:, None]
-            bad |= (has < 1) & (end != none)[:, None]
-        return np.where(bad, NO_ROOM, np.where(gain > 0, gain, NO_ROOM))
+        beside = np.stack([before, after])
+        ways = self.ways[SIDES, beside, :none]
+        both = ways[0] + ways[1]
+        left = FINE - self.ways[SIDES, [before2, after2], beside]
+        had = self._held(beside, left - self.link[before, after])
+        has = self._held(beside[:, :, None], left[:, :, None] - ways)
+        own = self._held(np.arange(none), FINE - both)
+        gain = own - LINKS_WEIGHT / FINE * both + 0.01 * self.rng.random(own.shape)
+        gain += (has - had[:, :, None]).sum(axis=0)
+        gain[(np.minimum(own, has.min(axis=0)) < 1) | (gain <= 0)] = NO_ROOM
+        return gain
+
+    def _held(self, places: Ints, left: Ints) -> Ints:
+        """The rooms of places with so many steps left."""
+        return self.rooms.take(places * (FINE + 2) + np.maximum(left, -1) + 1)
 
 
 def _rooms(costs: Costs, useful: Ints, limit_s: float) -> Ints:
-    """How many blocks of the mean cost fit by steps left of the limit, [place, steps]; -1 is none.
-
-    The last column is what index -1 finds.
-    """
-    possible = np.isfinite(costs.segment)
-    sums = np.where(possible, costs.segment, 0.0).sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        usual = np.where(possible.any(axis=0), sums / possible.sum(axis=0), inf)[useful]
-    grid = np.arange(FINE + 1) * limit_s / FINE
-    table = np.zeros((len(useful) + 1, FINE + 2), dtype=np.int64)
-    for place, times in enumerate(usual):
-        table[place, : FINE + 1] = times.searchsorted(grid, side="right")
+    """How many blocks of the mean cost fit by steps left of the limit, [place, steps + 1]; with
+    less than none left, none."""
+    usual = costs.usual[useful]
+    steps = np.ceil(np.minimum(usual / limit_s, 2) * FINE).astype(np.int64) + 1
+    place, count = np.nonzero(steps < FINE + 2)
+    size = (len(useful) + 1) * (FINE + 2)
+    flat = np.bincount(place * (FINE + 2) + steps[place, count], minlength=size)
+    table = flat.reshape(-1, FINE + 2).astype(np.int32).cumsum(axis=1, dtype=np.int32)
+    table[-1, 1:] = CALLER_ROOM
     return table
+
+
+def evened(costs: Costs, chain: list[int]) -> tuple[float, Ints]:
+    """The least limit at which these nodes have room for blocks of the mean cost, all used; and
+    how many each then has. inf and no counts if there is none."""
+    counts: Ints = np.ones(len(chain), dtype=np.int64)
+    more = costs.blocks - len(chain)
+    order: Ints = np.array(chain, dtype=np.int64)
+    if not len(chain) or not 0 <= more <= len(chain) * (costs.band - 1):
+        return inf, counts[:0]
+    ways = [costs.links(cut)[0][order[1:], order[:-1]] for cut in costs.distinct_cuts()]
+    between = np.mean(ways, axis=0) if ways else np.zeros(0)
+    into = np.append(costs.ends(first=True)[0][order[0]], between)
+    out = np.append(between, costs.ends(first=False)[0][order[-1]])
+    stages = costs.usual[order] + (into + out)[:, None]
+    limit_s = float(stages[:, 0].max())
+    if more:
+        taken = stages[:, 1:].argpartition(more - 1, axis=None)[:more]
+        limit_s = max(limit_s, float(stages[:, 1:].ravel()[taken].max()))
+        counts += np.bincount(taken // (costs.band - 1), minlength=len(chain))
+    return limit_s, counts if limit_s < inf else counts[:0]
 
 
 def fitted(costs: Costs, chain: list[int], limit_s: float, close: float = 1e-4) -> Chain | None:
     """Cut the blocks for these nodes in this order, all used, as evenly as the limit needs.
 
-    The limit is then bisected down to what this order allows, as closely as is said.
+    The limit is then bisected down to what this order allows, as closely as is said; where blocks
+    are all alike, that is known at once.
     """
+    if costs.alike:
+        evened_s, counts = evened(costs, chain)
+        stops = counts.cumsum().tolist()
+        spans = zip(chain, [0, *stops], stops, strict=False)
+        found = tuple(Share(int(costs.names[node]), start, stop) for node, start, stop in spans)
+        return found if found and evened_s <= limit_s else None
     found = _cut(costs, chain, limit_s)
     if found is None or not all(share.start < share.stop for share in found):
         return None

@@ -78,10 +78,9 @@ class _Judge:
         self.first = np.minimum(costs.ends(first=True)[1], FAR_S)
         self.last = np.minimum(costs.ends(first=False)[1], FAR_S)
         self.room = np.maximum(costs.capacities(), 1)
-        possible = np.isfinite(costs.segment)
-        usual = np.where(possible, costs.segment, 0).sum(0) / np.maximum(possible.sum(0), 1)
+        usual = costs.usual
         everyone = np.arange(self.nodes)
-        self.one = np.where(possible[:, :, 0].any(axis=0), usual[:, 0], FAR_S)
+        self.one = np.minimum(usual[:, 0], FAR_S)
         full = usual[everyone, self.room - 1]
         self.rate = np.where(self.room > 1, (full - self.one) / np.maximum(self.room - 1, 1), 0.0)
 
@@ -122,12 +121,14 @@ class _Judge:
             replaced[np.arange(size), :, np.arange(size)] = free
             groups.append(replaced.reshape(-1, size))
             if size < self.blocks:
-                spread = [np.insert(chain, slot, 0) for slot in range(size + 1)]
-                inserted = np.repeat(np.stack(spread)[:, None], len(free), axis=1)
+                at = np.arange(size + 1)
+                spread = chain[np.maximum(at - (at > at[:, None]), 0).clip(max=size - 1)]
+                inserted = np.repeat(spread[:, None], len(free), axis=1)
                 inserted[np.arange(size + 1), :, np.arange(size + 1)] = free
                 groups.append(inserted.reshape(-1, size + 1))
         if size > 1:
-            groups.append(np.stack([np.delete(chain, place) for place in range(size)]))
+            left = np.arange(size - 1)
+            groups.append(chain[left + (left >= np.arange(size)[:, None])])
             groups.append(chain[_reordered(size)])
         return groups
 

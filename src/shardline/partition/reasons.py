@@ -8,7 +8,7 @@ from shardline.core.units import format_bytes
 
 if TYPE_CHECKING:
     from shardline.partition.costs import Costs
-    from shardline.partition.problem import Figures, Problem, Share
+    from shardline.partition.problem import Figures, Node, Problem, Share
 
 __all__ = ["explain"]
 
@@ -23,8 +23,10 @@ def explain(
     rooms = costs.capacities().tolist()
     said = [_used(problem, share, rooms[share.node], figures, at) for at, share in enumerate(chain)]
     used = {share.node for share in chain}
+    lightest_s = min(block.work_s for block in problem.blocks)
     idle = [index for index in range(len(problem.nodes)) if index not in used]
-    return tuple(said + [_unused(problem, index, rooms[index], figures) for index in idle])
+    unused = (_unused(problem.nodes[at], rooms[at], lightest_s, figures) for at in idle)
+    return (*said, *unused)
 
 
 def _used(problem: Problem, share: Share, room: int, figures: Figures, at: int) -> str:
@@ -45,11 +47,10 @@ def _used(problem: Problem, share: Share, room: int, figures: Figures, at: int) 
     return f"{held}: compute holds it back, at {node.speed:.2f} of the usual speed{slowest}"
 
 
-def _unused(problem: Problem, index: int, room: int, figures: Figures) -> str:
-    node = problem.nodes[index]
+def _unused(node: Node, room: int, lightest_s: float, figures: Figures) -> str:
     if not room:
         return f"{node.name} is unused: {format_bytes(node.memory_bytes)} hold no block"
-    least_s = node.overhead_s + min(block.work_s for block in problem.blocks) / node.speed
+    least_s = node.overhead_s + lightest_s / node.speed
     if least_s > figures.bottleneck_s:
         return (
             f"{node.name} is unused: one block would take it {1e3 * least_s:.1f} ms, "

@@ -18,7 +18,7 @@ import numpy as np
 from msgspec import Meta
 
 from shardline.core.errors import BadInput
-from shardline.topology import Fingerprint, Shape, Weights, distance, shape_of
+from shardline.topology import Fingerprint, Shape, Weights, distances, shape_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,9 +108,9 @@ def state_of(problem: Problem) -> Fingerprint:
     with np.errstate(divide="ignore"):
         ms_per_mib = 1e3 * np.minimum(2**20 / np.minimum(bytes_per_s, bytes_per_s.T), FAR_S)
     shapes: list[Shape] = []
-    for distances in (rtt_ms, ms_per_mib):
-        np.fill_diagonal(distances, 0.0)
-        shapes.append(shape_of(distances))
+    for matrix in (rtt_ms, ms_per_mib):
+        np.fill_diagonal(matrix, 0.0)
+        shapes.append(shape_of(matrix))
     return Fingerprint(len(problem.nodes) + 1, *shapes)
 
 
@@ -123,11 +123,10 @@ def nearest_schemes(
 ) -> list[Scheme]:
     """The schemes made for what is most like this state and load, most like first."""
     counted = weights or Weights()
-    load = log(blocks / state.nodes)
-
-    def unlike(scheme: Scheme) -> tuple[float, str]:
-        other = log(scheme.blocks / scheme.state.nodes)
-        apart = distance(state, scheme.state, counted) + LOAD_WEIGHT * abs(load - other)
-        return apart, scheme.name
-
-    return sorted(library.schemes, key=unlike)[:count]
+    others = [scheme.state for scheme in library.schemes]
+    loads = np.log([scheme.blocks / scheme.state.nodes for scheme in library.schemes])
+    apart = distances(state, others, counted) + LOAD_WEIGHT * np.abs(
+        loads - log(blocks / state.nodes)
+    )
+    most = sorted(range(len(others)), key=lambda at: (apart[at], library.schemes[at].name))
+    return [library.schemes[at] for at in most[:count]]

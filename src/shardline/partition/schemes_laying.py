@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shardline.partition.bounds import least_bottleneck_s, least_stages
-from shardline.partition.growing import grown_at
 from shardline.partition.polishing import ordered, polish
 from shardline.partition.pricing import threaded
 from shardline.partition.problem import evaluate
 from shardline.partition.schemes import some_ends
+from shardline.partition.schemes_growing import grown_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,9 +49,10 @@ ENDS_MAX = 64
 """So many stand for all others in a node's role."""
 NEAR = 32
 """Nodes looked at beside the laid ones; for throughput, beyond those with room for the model."""
-LOOSER = (1.0, 1.02, 1.05, 1.1, 1.17, 1.3, 1.6, 2.5, 5.0, 20.0, 1e3, 1e6)
-"""Limits tried, in those that the scheme promises."""
-TRIES, TRIES_MIN = 150, 2
+ROOMS = 1.1
+"""For latency, more nodes are looked at until they have room for so many models."""
+WIDER = 1.1
+TRIES, TRIES_MIN = 60, 2
 """At each limit, for all nodes together: small swarms are tried more often."""
 
 
@@ -60,7 +61,9 @@ class Swarm:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self._bytes = sum(block.output_bytes for block in problem.blocks) / len(problem.blocks)
+        size = sum(block.output_bytes for block in problem.blocks) / len(problem.blocks)
+        with np.errstate(divide="ignore"):
+            self._sent_s: Floats = size / problem.bytes_per_s
         count, some = len(problem.nodes), some_ends(problem, ENDS_MAX)
         nodes = np.arange(count)
         delay_s, into_s = self._way_s(some, nodes)
@@ -79,13 +82,11 @@ class Swarm:
     def _way_s(self, senders: Ints, receivers: Ints) -> tuple[Floats, Floats]:
         """Delay and transfer of one step's output, [from, to]."""
         ways = np.ix_(senders, receivers)
-        with np.errstate(divide="ignore"):
-            return self.problem.delay_s[ways], self._bytes / self.problem.bytes_per_s[ways]
+        return self.problem.delay_s[ways], self._sent_s[ways]
 
     def _hops(self, sender: int) -> Floats:
         """Of the links from here to all nodes."""
-        delay_s, sent_s = self._way_s(np.array([sender]), np.arange(len(self.roles)))
-        return _usual((delay_s + sent_s)[0], self._hop_s)
+        return _usual((self.problem.delay_s[sender] + self._sent_s[sender])[:-1], self._hop_s)
 
     def of(self, chain: Sequence[int]) -> tuple[tuple[float, ...], ...]:
         """The roles of these nodes, in this order."""
@@ -101,11 +102,11 @@ class Swarm:
         last = len(self.roles)
         taken = np.where(able, 0.0, inf)
         chain: list[int] = []
-        table: Floats = np.array(roles)
-        for role in table[: able.sum()]:
-            unlike = np.abs(self.roles - role[:-1]) @ LIKENESS
-            unlike += HOP * np.abs(self._hops(last) - role[-1]) + taken
-            last = int(unlike.argmin())
+        table: Floats = np.array(roles)[: able.sum()]
+        apart = np.abs(self.roles[:, None] - table[:, :-1]) @ LIKENESS  # [node, role]
+        for role, unlike in zip(table, apart.T, strict=True):
+            far = HOP * np.abs(self._hops(last) - role[-1]) + taken
+            last = int((unlike + far).argmin())
             taken[last] = inf
             chain.append(last)
         return chain
@@ -118,8 +119,7 @@ def _median(values: Floats) -> float:
 
 def _usual(values: Floats, median: float) -> Floats:
     """x / (x + median), in [0, 1]."""
-    with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(values), values / (values + median), 1.0)
+    return 1 - median / (values + median)
 
 
 def quick_bound_s(costs: Costs, weight: float) -> float:
@@ -131,21 +131,12 @@ def quick_bound_s(costs: Costs, weight: float) -> float:
     slowest_s = least_bottleneck_s(costs) if weight else 0.0
     if weight == 1:
         return slowest_s
-    mean_s = _mean_s(costs)
+    mean_s = costs.block_s
     cheapest = mean_s.argsort(kind="stable")
     filled = np.diff(np.minimum(costs.capacities()[cheapest].cumsum(), costs.blocks), prepend=0)
     used = cheapest[filled > 0]
     way_s = float(mean_s[used] @ filled[filled > 0] + costs.ends(first=False)[1].min())
     return weight * slowest_s + (1 - weight) * way_s
-
-
-def _mean_s(costs: Costs) -> Floats:
-    """What a block costs on each node at least, with its share of the nearest way in."""
-    into = costs.ends(first=True)[1]
-    for cut in costs.distinct_cuts():
-        into = np.minimum(into, costs.links(cut)[1].min(axis=1))
-    stages = costs.segment.min(axis=0) + into[:, None]
-    return (stages / np.arange(1, costs.band + 1)).min(axis=1)
 
 
 def lay_wide(costs: Costs, scheme: Scheme, swarm: Swarm, rng: np.random.Generator) -> Chain | None:
@@ -155,34 +146,32 @@ def lay_wide(costs: Costs, scheme: Scheme, swarm: Swarm, rng: np.random.Generato
         return None
     chain = swarm.cast(_resampled(scheme, scheme.throughput, costs), costs.capacities() > 0)
     stages = least_stages(costs)
-    for looser in LOOSER:
-        limit_s = bound_s * scheme.throughput.ratio * looser
-        rooms = (stages <= limit_s).sum(axis=1)
-        band = max(1, int(rooms.max()))
-        rooms[chain] += costs.blocks  # the laid ones come first
-        most = np.lexsort((stages[:, 0], -rooms))
-        count = len(chain) + np.searchsorted(rooms[most][len(chain) :].cumsum(), costs.blocks)
-        tries = max(TRIES_MIN, TRIES // costs.nodes)
-        near, order = _among(costs, most[: count + NEAR], chain, band)
-        found = grown_at(near, order, limit_s, tries, rng)
-        if found:
-            return found
-    return None
+    limit_s = bound_s * scheme.throughput.ratio
+    rooms = (stages <= limit_s * WIDER).sum(axis=1)
+    rooms[chain] += costs.blocks  # the laid ones come first
+    most = np.lexsort((stages[:, 0], -rooms))
+    count = len(chain) + np.searchsorted(rooms[most][len(chain) :].cumsum(), costs.blocks)
+    tries = max(TRIES_MIN, TRIES // costs.nodes)
+    near, order = _among(costs, most[: count + NEAR], chain)
+    return grown_at(near, order, (bound_s, limit_s), tries, rng)
 
 
 def lay_fast(costs: Costs, scheme: Scheme, swarm: Swarm, rng: np.random.Generator) -> Chain | None:
     """The scheme's chain for latency on all nodes of a problem; None if none is found."""
-    chain = swarm.cast(_resampled(scheme, scheme.latency, costs), costs.capacities() > 0)
+    rooms = costs.capacities()
+    chain = swarm.cast(_resampled(scheme, scheme.latency, costs), rooms > 0)
     around_s = costs.ends(first=True)[1] + costs.ends(first=False)[1]
     few = np.array(chain, dtype=np.int64)
-    for rank in (_mean_s(costs), around_s + costs.segment.min(axis=(0, 2))):
-        few = np.union1d(few, rank.argsort(kind="stable")[: NEAR // 2])
+    for rank in (costs.block_s, around_s + costs.least.min(axis=1)):
+        order = rank.argsort(kind="stable")
+        enough = 1 + int(np.searchsorted(rooms[order].cumsum(), ROOMS * costs.blocks))
+        few = np.union1d(few, order[: max(NEAR // 2, enough)])
     near, order = _among(costs, few, chain)
     place = {int(name): index for index, name in enumerate(near.names)}
     laid, way = ordered(near, order) if order else None, threaded(near, np.zeros(near.nodes))
     both = [one for one in (laid, way) if one]
     if not both:
-        return None
+        return threaded(costs, np.zeros(costs.nodes))  # takes longer
     best = min(both, key=lambda one: evaluate(costs.problem, one).latency_s)
     order = polish(near, [place[share.node] for share in best], 0, rng, lambda: False)
     better = ordered(near, order)

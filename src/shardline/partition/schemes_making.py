@@ -83,7 +83,7 @@ def _laid(costs: Costs, swarm: Swarm, chain: Chain, weight: float) -> Laid:
 def _fastest(costs: Costs, rng: np.random.Generator) -> Chain | None:
     """The fastest way among the quickest nodes, by local search with many kicks."""
     into = costs.cheapest_links()[0]
-    rank = (costs.segment.min(axis=0) + into[:, None]) / np.arange(1, costs.band + 1)
+    rank = (costs.least + into[:, None]) / np.arange(1, costs.band + 1)
     near = costs.among(np.sort(rank.min(axis=1).argsort(kind="stable")[:NEAR]))
     found = threaded(near, np.zeros(near.nodes)) or threaded(costs, np.zeros(costs.nodes))
     if not found or any(share.node not in near.names for share in found):

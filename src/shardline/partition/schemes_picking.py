@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,9 +54,9 @@ def _laid(costs: Costs, schemes: Sequence[Scheme], weight: float, seed: int) -> 
     """Chains after these schemes; for a mix also one between the fastest and the widest."""
     swarm, rng = Swarm(costs.problem), np.random.default_rng(seed)
     found: list[Chain] = []
-    bound_s = quick_bound_s(costs, weight)
     for scheme in schemes:
-        if any(evaluate(costs.problem, one).value_s(weight) <= PROVEN * bound_s for one in found):
+        best_s = min((evaluate(costs.problem, one).value_s(weight) for one in found), default=inf)
+        if best_s < inf and best_s <= PROVEN * quick_bound_s(costs, weight):
             break
         wide = lay_wide(costs, scheme, swarm, rng) if weight > 0 else None
         fast = lay_fast(costs, scheme, swarm, rng) if weight < 1 else None

@@ -79,8 +79,9 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     """Simulated, all together."""
     bred_on: Compared
     held_out: tuple[Compared, ...]
-    adopt: bool
-    """Whether all held-out gains are above 0, surely; not whether the simulation made them."""
+    sure_gain: bool
+    """Whether all held-out gains are above 0, surely. To adopt the weights asks for more: that the
+    simulation did not make the gain (docs/decisions/0016)."""
     seconds: float
 
 
@@ -125,7 +126,7 @@ def tune(traffic: Traffic, generations: int = 4, held_out: int = HELD_OUT) -> Tu
         runs=runs + 2 * sum(one.seeds for one in judged),
         bred_on=judged[0],
         held_out=tuple(judged[1:]),
-        adopt=all(one.gain_low > 0 for one in judged[1:]),
+        sure_gain=all(one.gain_low > 0 for one in judged[1:]),
         seconds=round(time.perf_counter() - started_s, 1),
     )
 

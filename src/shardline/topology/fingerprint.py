@@ -13,6 +13,7 @@ distance changes by at most a factor 1 + e, every quantile does, and a bar of H1
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from math import log
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -24,13 +25,22 @@ from shardline.core.errors import BadInput
 from shardline.topology.homology import diagrams
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from shardline.topology.links import LinkMatrix
 
-__all__ = ["Fingerprint", "Shape", "Weights", "distance", "fingerprint", "nearest", "shape_of"]
+__all__ = [
+    "Fingerprint",
+    "Shape",
+    "Weights",
+    "distance",
+    "distances",
+    "fingerprint",
+    "nearest",
+    "shape_of",
+]
 
 QUANTILES: Final = 12
 RINGS: Final = 6
@@ -120,26 +130,37 @@ def fingerprint(links: LinkMatrix) -> Fingerprint:
     return Fingerprint(len(links.nodes), rtt, transfer)
 
 
-def _apart(left: tuple[float, ...], right: tuple[float, ...]) -> float:
-    return sum(abs(a - b) for a, b in zip(left, right, strict=True)) / len(left)
-
-
-def _form(left: Shape, right: Shape, weights: Weights) -> float:
-    return (
-        weights.pairs * _apart(left.pairs, right.pairs)
-        + weights.parts * _apart(left.parts, right.parts)
-        + weights.rings * _apart(left.rings, right.rings)
-        + weights.scale * abs(log(left.scale) - log(right.scale))
+def _numbers(state: Fingerprint) -> list[float]:
+    shapes = (
+        (log(shape.scale), *shape.pairs, *shape.parts, *shape.rings)
+        for shape in (state.rtt, state.transfer)
     )
+    return [log(state.nodes), *chain.from_iterable(shapes)]
+
+
+def _counts(weights: Weights) -> list[float]:
+    """What a difference of each of `_numbers` counts."""
+    shape = [
+        weights.scale,
+        *QUANTILES * [weights.pairs / QUANTILES],
+        *QUANTILES * [weights.parts / QUANTILES],
+        *RINGS * [weights.rings / RINGS],
+    ]
+    return [weights.size, *shape, *(weights.transfer * each for each in shape)]
+
+
+def distances(
+    state: Fingerprint, others: Sequence[Fingerprint], weights: Weights = _WEIGHTS
+) -> NDArray[np.float64]:
+    """`distance` from one state to each of the others."""
+    table = np.array([_numbers(other) for other in (state, *others)])
+    found: NDArray[np.float64] = np.abs(table[1:] - table[0]) @ np.array(_counts(weights))
+    return found
 
 
 def distance(left: Fingerprint, right: Fingerprint, weights: Weights = _WEIGHTS) -> float:
     """How unlike two states are: 0 for equal ones, symmetric, and no detour is shorter."""
-    return (
-        _form(left.rtt, right.rtt, weights)
-        + weights.transfer * _form(left.transfer, right.transfer, weights)
-        + weights.size * abs(log(left.nodes) - log(right.nodes))
-    )
+    return float(distances(left, [right], weights)[0])
 
 
 def nearest(
@@ -149,6 +170,6 @@ def nearest(
     nothing is stored."""
     if not stored:
         raise ValueError("no states are stored")
-    found = {name: distance(state, other, weights) for name, other in stored.items()}
-    name = min(found, key=lambda name: (found[name], name))
-    return name, found[name]
+    found = distances(state, list(stored.values()), weights).tolist()
+    apart, name = min(zip(found, stored, strict=True))
+    return name, apart

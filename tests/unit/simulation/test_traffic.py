@@ -43,7 +43,7 @@ def test_tuning_tells_weights_and_what_they_bring_on_held_out_seeds() -> None:
     assert found.bred_on.gain >= -1e-9  # today's weights are among those bred from
     for one in (found.bred_on, *found.held_out):
         assert one.gain_low <= one.gain <= one.gain_high
-    assert found.adopt == all(one.gain_low > 0 for one in found.held_out)
+    assert found.sure_gain == all(one.gain_low > 0 for one in found.held_out)
 
 
 def test_nonsense_is_refused() -> None:
@@ -56,5 +56,5 @@ def test_nonsense_is_refused() -> None:
 def test_the_command_prints_one_object_or_tables() -> None:
     asked = ["tune", "--nodes", "6", "--minutes", "0.1", "--generations", "0"]
     told = CliRunner().invoke(simulate, [*asked, "--json"])
-    assert {"weights", "held_out", "adopt"} <= json.loads(told.stdout).keys()
+    assert {"weights", "held_out", "sure_gain"} <= json.loads(told.stdout).keys()
     assert "load_max" in CliRunner().invoke(simulate, asked).stdout
