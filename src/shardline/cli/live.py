@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from shardline.swarm import Invite, NodeRecord
     from shardline.topology import LinkMatrix, Probe
 
-__all__ = ["Live", "Standing", "Survey", "standing", "survey", "visit"]
+__all__ = ["Live", "Standing", "Survey", "shared", "standing", "survey", "visit"]
 
 BLOCK_UNKNOWN_MS = 5.0
 """A block's step where no node of the model has measured it: as routing guesses."""
@@ -256,10 +256,7 @@ def standing(seen: Survey, problem: Problem, dtype: str, objective: str) -> Stan
         return Standing(seen, (), (), 0.0, 0.0, 0.0, str(error))
     place = {node.name: index for index, node in enumerate(problem.nodes)}
     shares = [Share(place[seen.names[hop.node]], hop.span.start, hop.span.stop) for hop in hops]
-    # They hold these blocks, with as much cache as they have: memory is no question here.
-    held = sum(block.parameter_bytes + block.cache_bytes for block in problem.blocks)
-    roomy = tuple(replace(node, memory_bytes=held) for node in problem.nodes)
-    figures = evaluate(replace(problem, nodes=roomy), shares)
+    figures = evaluate(_roomy(problem), shares)
     return Standing(
         seen=seen,
         assignment=tuple((seen.names[hop.node], hop.span.start, hop.span.stop) for hop in hops),
@@ -268,3 +265,36 @@ def standing(seen: Survey, problem: Problem, dtype: str, objective: str) -> Stan
         latency_ms=1e3 * figures.latency_s,
         value_ms=1e3 * figures.value_s(weight_of(objective)),
     )
+
+
+def shared(now: Standing, problem: Problem, dtype: str) -> Standing:
+    """The same of all spans of the swarm at once, as its callers could share them at best.
+
+    There are no single stages then; the latency stays that of one chain.
+    """
+    from shardline.partition import spans_carry
+
+    if now.why_not:
+        return now
+    seen = now.seen
+    held = {
+        seen.names[record.node]: record.span
+        for record in seen.live.records
+        if (record.fingerprint, record.dtype) == (seen.fingerprint, dtype)
+        and record.state is State.READY
+    }
+    value_ms = 1e3 / spans_carry(_roomy(problem), held)
+    spans = sorted((span, name) for name, span in held.items())
+    return replace(
+        now,
+        assignment=tuple((name, span.start, span.stop) for span, name in spans),
+        stage_ms=(),
+        bottleneck_ms=value_ms,
+        value_ms=value_ms,
+    )
+
+
+def _roomy(problem: Problem) -> Problem:
+    """They hold their blocks, with as much cache as they have: memory is no question."""
+    held = sum(block.parameter_bytes + block.cache_bytes for block in problem.blocks)
+    return replace(problem, nodes=tuple(replace(node, memory_bytes=held) for node in problem.nodes))

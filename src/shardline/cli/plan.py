@@ -61,6 +61,11 @@ FILE_BYTES_MAX = 2**24
 )
 @click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True)
 @click.option(
+    "--replicas",
+    is_flag=True,
+    help="Nodes may hold the same blocks and share the sessions; for throughput.",
+)
+@click.option(
     "--tokens",
     type=click.IntRange(1, TOKENS_MAX),
     default=TOKENS,
@@ -98,6 +103,7 @@ def plan(  # noqa: PLR0913  (one argument an option)
     join_text: str | None,
     objective: str,
     method: str,
+    replicas: bool,
     tokens: int,
     dtype: str | None,
     changes: tuple[str, ...],
@@ -124,7 +130,10 @@ def plan(  # noqa: PLR0913  (one argument an option)
       mbit = 1000
     """
     _one_source(nodes_path)
-    asked = _Asked(method, objective, _library(library_path, method), changes, drawing, as_json)
+    if replicas:
+        _check_replicas(objective, drawing)
+    library = _library(library_path, method)
+    asked = _Asked(method, objective, library, changes, drawing, as_json, replicas)
     if drawing:
         check_drawing(drawing)
     with Progress("asking the swarm", wanted=not as_json) as progress:
@@ -147,18 +156,21 @@ class _Asked:
     changes: tuple[str, ...]
     drawing: Path | None
     as_json: bool
+    replicas: bool
 
     @property
     def refining(self) -> bool:
         """Whether a scheme's plan is the first of several: a person sees it and may wait."""
-        return self.method == "scheme" and not self.as_json
+        return self.method == "scheme" and not self.as_json and not self.replicas
 
     def plans(self, problem: Problem) -> Iterator[Plan]:
         """One plan, or better and better ones."""
         from shardline.partition import plan as place
-        from shardline.partition import refine
+        from shardline.partition import plan_shared, refine
 
-        if self.refining:
+        if self.replicas:
+            yield plan_shared(problem, self.method, library=self.library)
+        elif self.refining:
             yield from refine(problem, objective=self.objective, library=self.library)
         else:
             yield place(problem, self.method, objective=self.objective, library=self.library)
@@ -185,13 +197,14 @@ class _Case:
         """The machines after each change."""
         return list(_changed(self.file, changes).items())
 
-    def standing(self, objective: str) -> Standing | None:
+    def standing(self, asked: _Asked) -> Standing | None:
         """What the live swarm does now."""
-        from shardline.cli.live import standing
+        from shardline.cli.live import shared, standing
 
         if self.swarm is None:
             return None
-        return standing(self.swarm, self.problem, self.dtype, objective)
+        now = standing(self.swarm, self.problem, self.dtype, asked.objective)
+        return shared(now, self.problem, self.dtype) if asked.replicas else now
 
 
 def _case(model: str, source: NodesFile | Live, dtype: str | None, tokens: int) -> _Case:
@@ -215,7 +228,7 @@ def _answer(asked: _Asked, case: _Case, first: Plan, plans: Iterator[Plan]) -> N
                 found = better
     with Progress("comparing", wanted=not asked.as_json) as progress:
         others = [_compare(*change, found, case, asked) for change in case.after(asked.changes)]
-        now = case.standing(asked.objective)
+        now = case.standing(asked)
         if asked.drawing:
             progress.say("drawing")
             draw(asked.drawing, case.problem, found, headline(found, case.title))
@@ -254,6 +267,13 @@ def _one_source(nodes_path: str | None) -> None:
     source = click.get_current_context().get_parameter_source("join_text")
     if nodes_path is not None and source is ParameterSource.COMMANDLINE:
         raise BadInput("--nodes and --join exclude one another: plan for a file or for a swarm")
+
+
+def _check_replicas(objective: str, drawing: Path | None) -> None:
+    if objective != "throughput":
+        raise BadInput("--replicas serve many streams: they want --objective throughput")
+    if drawing:
+        raise BadInput("--draw shows one chain: leave out --replicas")
 
 
 def _changed(file: NodesFile, changes: tuple[str, ...]) -> dict[str, NodesFile]:
@@ -311,7 +331,7 @@ def _sizes(chain: ChainPlan, dtype: str, tokens: int) -> Sizes:
     from shardline.cli.planning import sizes_of
     from shardline.model import config_fingerprint, newest_profile
 
-    name = "float32" if dtype == "float32" else "bfloat16"
+    name = "float32" if dtype.partition("+")[0] == "float32" else "bfloat16"
     sizes = sizes_of(chain, getattr(torch, name), tokens)
     kept = newest_profile(profiles_folder(), config_fingerprint(chain.model_dir), name)
     if kept is None or kept.blocks != chain.blocks:

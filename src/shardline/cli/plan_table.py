@@ -11,7 +11,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from shardline.partition import Plan
+    from shardline.partition import Plan, SharedPlan
 
 __all__ = ["certainty", "headline", "say", "show"]
 
@@ -26,7 +26,10 @@ def show(found: Plan, more: Iterable[str] = ()) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("node")
     table.add_column("blocks")
-    table.add_column("stage ms", justify="right")
+    shared = _shared(found)
+    table.add_column("ms a token" if shared else "stage ms", justify="right")
+    if shared:
+        table.add_column("busy", justify="right")
     table.add_column("why")
     for row in _rows(found):
         table.add_row(*map(Text, row))
@@ -57,21 +60,34 @@ def _rates(found: Plan) -> str:
         f"{1e3 / found.latency_ms:.1f} tokens/s for one stream ({found.latency_ms:.1f} ms a token)"
     )
     slowest = f"slowest stage {found.bottleneck_ms:.1f} ms"
+    if shared := _shared(found):
+        slowest = f"{shared.chain_tokens_per_s:.1f} over the best chain alone"
     return f"{one}, {1e3 / found.bottleneck_ms:.1f} for many ({slowest})"
 
 
-def _rows(found: Plan) -> Iterator[tuple[str, str, str, str]]:
-    """A row a node: those of the chain in its order, then those that are left out.
+def _shared(found: Plan) -> SharedPlan | None:
+    from shardline.partition import SharedPlan
+
+    return found if isinstance(found, SharedPlan) else None
+
+
+def _rows(found: Plan) -> Iterator[tuple[str, ...]]:
+    """A row a node: those that hold blocks in their order, then those that are left out.
 
     A reason is "name and what it has: why", and no name holds ": ".
     """
     stages = zip(found.assignment, found.stage_ms, strict=True)
     heads = [(share.node, f"{share.start}:{share.stop}", f"{ms:.1f}") for share, ms in stages]
+    shared = _shared(found)
+    busy = [(f"{part:.0%}",) for part in shared.busy] if shared else [()] * len(heads)
+    none = ("-",) if shared else ()
     for place, reason in enumerate(found.reasons):
         what, _, why = reason.partition(": ")
         unused = (what.partition(" ")[0], "-", "-")
-        name, blocks, stage_ms = heads[place] if place < len(heads) else unused
-        yield name, blocks, stage_ms, why
+        if place < len(heads):
+            yield (*heads[place], *busy[place], why)
+        else:
+            yield (*unused, *none, why)
 
 
 def certainty(found: Plan) -> str:
@@ -81,6 +97,11 @@ def certainty(found: Plan) -> str:
     if found.gap < PROVEN:
         what = "takes a token through sooner" if latency else "serves many streams faster"
         return f"proven the best: no plan {what} {spent}"
+    if _shared(found):
+        return (
+            f"no spans of these nodes carry more than {1e3 / found.lower_bound_ms:.1f} tokens/s: "
+            f"this plan is within {found.gap:.1%} of the best {spent}"
+        )
     figure = "a token" if latency else "its slowest stage"
     return (
         f"any plan needs {found.lower_bound_ms:.1f} ms or more for {figure}: "

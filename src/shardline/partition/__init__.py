@@ -15,6 +15,7 @@ from shardline.partition.problem import (
     evaluate,
     weight_of,
 )
+from shardline.partition.replicas import SharedPlan, Way, plan_shared, spans_carry
 from shardline.partition.schemes import Library, Scheme, nearest_schemes, shipped, state_of
 from shardline.partition.schemes_making import precompute, scheme_of
 from shardline.partition.schemes_picking import lay
@@ -38,6 +39,8 @@ __all__ = [
     "Problem",
     "Scheme",
     "Share",
+    "SharedPlan",
+    "Way",
     "bred",
     "compare",
     "evaluate",
@@ -48,10 +51,12 @@ __all__ = [
     "nearest_schemes",
     "plan",
     "plan_graph",
+    "plan_shared",
     "precompute",
     "refine",
     "scheme_of",
     "shipped",
+    "spans_carry",
     "stage_order",
     "state_of",
     "weight_of",

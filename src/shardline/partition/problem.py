@@ -11,7 +11,7 @@ all stages and back, each transfer counted once; the paper's k * t is its bound 
 delays are nil. What is kept beside the parameters (the paper's peak(P)) is the cache; activations
 of one step are small against it. The cache must fit: only parameters are streamed.
 
-A plan may leave nodes unused; no node holds two stages. Copies of a stage are not modelled.
+A plan may leave nodes unused; no node holds two stages. Spans that overlap are `sharing.py`'s.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 
 from shardline.cli import live as command
 from shardline.cli.demo import shipped_model
-from shardline.cli.live import BLOCK_UNKNOWN_MS, Live, Standing, standing, survey
+from shardline.cli.live import BLOCK_UNKNOWN_MS, Live, Standing, shared, standing, survey
 from shardline.cli.main import run
 from shardline.cli.planning import Sizes, changed, problem_of
 from shardline.partition import plan as place
@@ -122,6 +122,17 @@ def test_what_it_does_now_is_judged_by_the_plans_own_numbers() -> None:
         in (now.sentences(best)[0])
     )
     assert now_of(BOTH, "latency").value_ms == now.latency_ms
+
+
+def test_a_swarm_that_shares_blocks_is_worth_more_than_its_best_chain() -> None:
+    twice = bare(*(record(at, 0, 8, block_steps_per_s=100.0) for at in (1, 2)))
+    seen, chain = survey(twice, PRINT), now_of(twice)
+    now = shared(chain, problem_of(SIZES, seen.file), "float32")
+    assert now.value_ms == pytest.approx(chain.value_ms / 2, rel=0.01)
+    assert [span[1:] for span in now.assignment] == [(0, 8), (0, 8)]
+    assert now.latency_ms == chain.latency_ms
+    lost = now_of(bare(record(1, 0, 6)))
+    assert shared(lost, problem_of(SIZES, seen.file), "float32") == lost
 
 
 def test_nodes_that_hold_more_than_the_plan_would_let_them_are_judged_all_the_same() -> None:

@@ -303,6 +303,53 @@ def test_help_shows_how_a_node_is_written(capsys: pytest.CaptureFixture[str]) ->
     assert max(map(len, out.splitlines())) <= 100
 
 
+# --- REPLICAS ---
+
+THREE = small(TWO + NODE.replace('"a"', '"twin"')).replace('"3MiB"', '"6MiB"')
+"""Each has room for all eight blocks, so each can serve whole sessions alone."""
+
+
+def test_replicas_overlap_in_json_and_carry_more_than_the_chain(ask: Ask) -> None:
+    ended = ask(THREE, "--json", "--tokens", "512", "--replicas")
+    assert ended.code == 0, ended.err
+    found: dict[str, Any] = json.loads(ended.out)
+    alone: dict[str, Any] = json.loads(ask(THREE, "--json", "--tokens", "512").out)
+    assert set(alone) <= set(found)
+    spans = [(share["start"], share["stop"]) for share in found["assignment"]]
+    assert sum(stop - start for start, stop in spans) > 8
+    assert {block for start, stop in spans for block in range(start, stop)} == set(range(8))
+    assert found["bottleneck_ms"] == found["value_ms"] == pytest.approx(1e3 / found["tokens_per_s"])
+    assert found["bottleneck_ms"] < alone["bottleneck_ms"]
+    assert sum(way["tokens_per_s"] for way in found["routes"]) == pytest.approx(
+        found["tokens_per_s"]
+    )
+
+
+def test_a_person_sees_who_shares_what_and_what_it_adds(ask: Ask) -> None:
+    ended = ask(THREE, "--tokens", "512", "--replicas")
+    assert ended.code == 0, ended.err
+    head, *rows, rates, certainty = ended.out.splitlines()
+    assert head.split() == ["node", "blocks", "ms", "a", "token", "busy", "why"]
+    assert len(rows) == 3
+    assert any("shares them with" in row and "tokens/s" in row for row in rows)
+    assert "over the best chain alone" in rates
+    assert "best" in certainty
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--objective", "latency"), "--objective throughput"),
+        (("--draw", "plan.svg"), "leave out --replicas"),
+    ],
+)
+def test_replicas_are_for_many_streams(ask: Ask, options: tuple[str, ...], words: str) -> None:
+    ended = ask(THREE, "--replicas", *options)
+    assert ended.code == 2
+    assert words in ended.err
+    assert ended.err.count("\n") == 1
+
+
 # --- WHAT IF ---
 
 
