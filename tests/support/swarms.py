@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
     from shardline.core.spans import Span
+    from shardline.model import Kind
     from shardline.swarm import NodeRecord
 
 START_S = 60.0
@@ -35,13 +36,14 @@ class NodesHere:
         self._model = model
         self._ends: dict[str, contextlib.ExitStack] = {}
 
-    def start(
+    def start(  # noqa: PLR0913  (options, each with a default)
         self,
         name: str,
         blocks: str = "auto",
         *,
         memory_bytes: int = 2**30,
         dtype: str = "float32",
+        weights: Kind | None = None,
         pace: Pace | None = None,
     ) -> None:
         """Start a node; it is READY when this returns."""
@@ -51,6 +53,7 @@ class NodesHere:
             listen="127.0.0.1:0",
             blocks=blocks,
             dtype=dtype,
+            weights=weights,
             memory_bytes=memory_bytes,
             pace=pace or Pace(),
         )

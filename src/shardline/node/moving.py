@@ -5,6 +5,9 @@ have heard of it; goes if it still may; reads the new blocks while the old ones 
 more; and only then says that it is there. Who sits on blocks that it leaves goes elsewhere as when
 a node leaves, with nothing lost; who sits on blocks that it keeps notices nothing.
 
+Links count when it asks, and plans: both take longer than the event loop may, so that happens on a
+thread that yields to all else. While the node has nothing to do it searches for better plans there.
+
 Memory that cannot hold both is no reason to stay, as then few would ever move: such a node leaves
 the old blocks first, which others hold (`may_move`), and serves what it keeps while it reads. If
 reading fails it goes back.
@@ -15,20 +18,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from shardline.core.errors import ShardlineError
 from shardline.core.spans import Span
 from shardline.node.probing import PROBE_S
-from shardline.swarm import SETTLE_S, State, decide, may_move
+from shardline.swarm import SETTLE_S, State, decide, may_move, swarm_throughput
 
 if TYPE_CHECKING:
     from shardline.core.clock import Clock
     from shardline.node.holding import Holding
     from shardline.node.telling import Teller
     from shardline.node.worker import Worker
+    from shardline.swarm import NodeRecord
 
 __all__ = ["Mover", "Pace"]
 
@@ -44,6 +54,10 @@ newcomer listens for as long before it chooses."""
 LEAVE_S = 5.0
 """How long callers have to take their sessions elsewhere. Longer spares them a replay, shorter lets
 the machine go."""
+LOOK_S = 20.0
+"""Between two looks at links and plans, whatever the pace: a look takes tenths of a second."""
+NICE = 5
+"""Of that look: a step that comes goes first, but a machine that others keep busy still moves."""
 FAILED_S = 600.0
 """How long a node that could not read its new blocks lets others move instead."""
 
@@ -67,23 +81,36 @@ class Pace:
 class Mover:
     """Moves a node that is READY from span to span."""
 
-    def __init__(
-        self, teller: Teller, holding: Holding, worker: Worker, pace: Pace, clock: Clock
+    def __init__(  # noqa: PLR0913, PLR0917 - the node's parts, then how it goes about it
+        self,
+        teller: Teller,
+        holding: Holding,
+        worker: Worker,
+        pace: Pace,
+        clock: Clock,
+        step_bytes: int,
     ) -> None:
         self._teller = teller
         self._holding = holding
         self._worker = worker
         self._pace = pace
         self._clock = clock
+        self._step_bytes = step_bytes
         self._sits_out_until_s: float | None = None
+        self._looked_at_s = -inf
+        self._steps_seen = 0
 
     async def run(self) -> None:
         """Think now and then, until cancelled."""
-        while True:
-            await asyncio.sleep(self._pace.think_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-            await self.think()
+        aside = ThreadPoolExecutor(1, "shardline-plans", _yield_to_all)
+        try:
+            while True:
+                await asyncio.sleep(self._pace.think_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+                await self._think(aside)
+        finally:
+            aside.shutdown(wait=False, cancel_futures=True)
 
-    async def think(self) -> None:
+    async def _think(self, aside: ThreadPoolExecutor) -> None:
         """Move if this node should; returns once it has, or has not."""
         mine = self._teller.record
         if self._sits_out_until_s is not None:
@@ -92,7 +119,14 @@ class Mover:
             self._sits_out_until_s = None
             await self._teller.publish(placed_at_s=self._clock.wall_s())
         records = await self._teller.records()
-        move = decide(mine.node, records, now_s=self._clock.wall_s())
+        asked = partial(decide, mine.node, records, now_s=self._clock.wall_s())
+        due = self._clock.monotonic_s() >= self._looked_at_s + LOOK_S
+        if due and _whole(mine, records):  # a hole cannot wait until the machine has time
+            asked = partial(asked, step_bytes=self._step_bytes, refined=self._idle())
+            move = await asyncio.get_running_loop().run_in_executor(aside, asked)
+            self._looked_at_s = self._clock.monotonic_s()
+        else:
+            move = asked()
         if move is None:
             return
         to = move.span
@@ -109,6 +143,12 @@ class Mover:
             return
         if arrived:
             _log.info("%s moved from blocks %s to %s", mine.name, mine.span, to)
+
+    def _idle(self) -> bool:
+        """Whether nothing was computed since this was asked last, and nothing waits."""
+        steps, before = self._worker.tally.steps, self._steps_seen
+        self._steps_seen = steps
+        return steps == before and not self._worker.queue
 
     async def _go(self, old: Span, to: Span) -> bool:
         """Read the new blocks, and take them over in place of the old ones; False if not any more.
@@ -202,6 +242,22 @@ class Mover:
             changes["placed_at_s"] = 0.0  # so that `decide` looks for another mover
         await self._teller.publish(**changes)
         _log.warning("%s %s", self._teller.record.name, reason)
+
+
+def _whole(mine: NodeRecord, records: list[NodeRecord]) -> bool:
+    """Whether all blocks of this node's model are held."""
+    same = [
+        record
+        for record in records
+        if (record.fingerprint, record.dtype) == (mine.fingerprint, mine.dtype)
+    ]
+    return swarm_throughput(same, blocks=mine.blocks) > 0
+
+
+def _yield_to_all() -> None:
+    """This thread computes when nobody else does; elsewhere than on Linux it is one like others."""
+    if sys.platform == "linux":  # where a thread has a niceness of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _common(one: Span, other: Span) -> Span | None:

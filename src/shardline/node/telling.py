@@ -65,7 +65,7 @@ class Teller:
         """Renew the record with how full and how fast this node is, until told to stop."""
         since_s, before_s = self._clock.monotonic_s(), 0.0
         while not stop.is_set():
-            await self._measure()
+            await self.measure()
             now_s, busy_s = self._clock.monotonic_s(), worker.tally.compute_s
             share = (busy_s - before_s) / max(now_s - since_s, 1e-3)
             since_s, before_s = now_s, busy_s
@@ -80,7 +80,8 @@ class Teller:
                     await stop.wait()
             await worker.expire()
 
-    async def _measure(self) -> None:
+    async def measure(self) -> None:
+        """Ping those whose turn it is."""
         others = [record.node for record in await self.records() if record.node != self.record.node]
         chosen = self.links.turn(others)
         times = await asyncio.gather(*(self._ping(node) for node in chosen))

@@ -10,11 +10,12 @@ from shardline.swarm.directories.zenoh import ZenohDirectory
 from shardline.swarm.directory import Changed, Directory, Event, Joined, Left, Snapshot
 from shardline.swarm.follower import Follower
 from shardline.swarm.identity import Identity
-from shardline.swarm.invite import Invite
+from shardline.swarm.invite import DIRECTORIES, Invite
 from shardline.swarm.invite_store import AddressBook, InviteStore
+from shardline.swarm.joining import choose_place
 from shardline.swarm.journal import Entry, Journals
 from shardline.swarm.member import Member, membership
-from shardline.swarm.pacing import LINKS_TOLD, heartbeat_s, record_life_s
+from shardline.swarm.pacing import HEARTBEAT_S, LINKS_TOLD, heartbeat_s, record_life_s
 from shardline.swarm.placement import choose_span, throughputs
 from shardline.swarm.places import MemoryBacking, Place
 from shardline.swarm.rebalancing import (
@@ -46,6 +47,8 @@ from shardline.swarm.view import View
 
 __all__ = [
     "CLOCK_SKEW_S",
+    "DIRECTORIES",
+    "HEARTBEAT_S",
     "LINKS_TOLD",
     "PINGS_KEPT",
     "SETTLE_S",
@@ -88,6 +91,7 @@ __all__ = [
     "best_move",
     "check_name",
     "choose_chain",
+    "choose_place",
     "choose_span",
     "decide",
     "first_gap",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from shardline.swarm.records import LIFE_MAX_S
 
-__all__ = ["LINKS_TOLD", "heartbeat_s", "record_life_s"]
+__all__ = ["HEARTBEAT_S", "LINKS_TOLD", "heartbeat_s", "record_life_s"]
 
 HEARTBEAT_S = 5.0
 """The shortest wait between two records. Shorter tells callers sooner who is full."""

@@ -19,22 +19,33 @@ back, and moving ends. While the worst block has BALANCED of the mean throughput
 arrangement of the same nodes has a worst block above the mean. Spans keep their sizes: a node holds
 all that fits, as more blocks never lower what a swarm carries.
 
+Where links are looked at (`step_bytes`; decision 0020), a hole still comes first; then moves to a
+plan (`planned`) that saves a tenth of a step's time; then moves as above, of those that save time.
+What a step takes (`worth`) so falls with each of the latter and with all of the former together.
+
 Pure: there is no clock and no luck inside.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from hashlib import blake2b
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from shardline.core.spans import Span
-from shardline.swarm.capacity import Floats, Ints, levels, with_node
-from shardline.swarm.placement import rate_of, throughputs, usual_rate, work_of
+from shardline.swarm.aims import aims_of
+from shardline.swarm.board import LUCK_LEAST, Board, board_of, stays
+from shardline.swarm.capacity import Floats, levels
+from shardline.swarm.placement import throughputs
+from shardline.swarm.planned import first_towards
 from shardline.swarm.records import NodeRecord, State
+from shardline.swarm.sight import Sight, sight_of
+from shardline.swarm.worth import POWER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,14 +62,10 @@ TURN_S = 120.0
 """How long the same nodes are preferred; a mover who does not move blocks others no longer."""
 BALANCED = 0.95
 """Worst block's share of the mean throughput above which all is well. Nearer to 1 moves more."""
-POWER = 14
-"""Of the stand-in for the least throughput: larger is nearer to it and blinder beside it."""
 GAIN, GAIN_OF_ALL = 0.1, 0.5
 """Share of the sum that a move has to take off: the first, and in large swarms the second divided
 by the nodes. So a few moves a node at most can follow each other. Smaller ends nearer to the best.
 """
-LUCK_LEAST = 0.9
-"""How far luck may put a move back; less lets a node that does not move block others longer."""
 LOOK_NODES = 40
 """In larger swarms single moves are fine enough, and two at once too many to look through."""
 LOOKS = 100
@@ -91,17 +98,33 @@ def swarm_throughput(records: Iterable[NodeRecord], *, blocks: int) -> float:
     )
 
 
-def decide(me: NodeId, records: Iterable[NodeRecord], *, now_s: float) -> Move | None:
+def decide(
+    me: NodeId,
+    records: Iterable[NodeRecord],
+    *,
+    now_s: float,
+    step_bytes: int | None = None,
+    refined: bool = False,
+) -> Move | None:
     """Where this node should move now, or None; `records` holds its own, as the others see it.
 
     `now_s` is seconds since 1970. Call it about once a minute, and at a time of the node's own.
+    With `step_bytes`, what a step carries from block to block, links count too: that takes tenths
+    of a second. `refined` plans are searched for, which may take seconds; the others are those of
+    the nearest scheme.
     """
     known = list(records)
     mine = next((record for record in known if record.node == me), None)
     if mine is None or not _movable(mine):
         return None
     chosen = best_move(
-        known, blocks=mine.blocks, fingerprint=mine.fingerprint, dtype=mine.dtype, now_s=now_s
+        known,
+        blocks=mine.blocks,
+        fingerprint=mine.fingerprint,
+        dtype=mine.dtype,
+        now_s=now_s,
+        step_bytes=step_bytes,
+        refined=refined,
     )
     return chosen[1] if chosen and chosen[0] == me else None
 
@@ -125,18 +148,26 @@ def may_move(me: NodeId, records: Iterable[NodeRecord], *, yielded: bool = False
     stay = {
         block
         for record in others
-        if _stays(record) or (yielded and _yields(record, to=me, over=ours))
+        if stays(record) or (yielded and _yields(record, to=me, over=ours))
         for block in _blocks(record.span)
     }
     return set(_blocks(mine.span)) - set(_blocks(to)) <= stay
 
 
-def best_move(
-    records: Iterable[NodeRecord], *, blocks: int, fingerprint: str, dtype: str, now_s: float
+def best_move(  # noqa: PLR0913 - whose move, and what is known
+    records: Iterable[NodeRecord],
+    *,
+    blocks: int,
+    fingerprint: str,
+    dtype: str,
+    now_s: float,
+    step_bytes: int | None = None,
+    refined: bool = False,
 ) -> tuple[NodeId, Move] | None:
     """The swarm's next move and who makes it, the same for all who see the same records.
 
-    Records of other models and dtypes are passed over: they serve no chain of this one.
+    Records of other models and dtypes are passed over: they serve no chain of this one. For
+    `step_bytes` and `refined` see `decide`.
     """
     ours = [
         record
@@ -147,27 +178,51 @@ def best_move(
         and record.state is not State.LEAVING
     ]
     rates = np.array(throughputs(ours, blocks))
-    if not rates.any() or rates.min() >= BALANCED * rates.mean():
+    if not rates.any():
+        return None
+    hole, mean = not rates.min(), float(rates.mean())
+    uneven = rates.min() < BALANCED * mean
+    if not uneven and step_bytes is None:
         return None
     taken = {block for record in ours if record.moves_to for block in _touched(record)}
     free = [
         record
         for record in ours
         if _movable(record)
-        and (not rates.min() or now_s - record.placed_at_s >= REST_S)
+        and (hole or now_s - record.placed_at_s >= REST_S)
         and taken.isdisjoint(_blocks(record.span))
     ]
-    if not free:
+    sight = None if hole or step_bytes is None or not free else sight_of(ours, step_bytes)
+    if not free or not (uneven or sight):
         return None
-    board = _board(free, ours, float(rates.mean()), taken, turn=int(now_s // TURN_S))
-    found = _best(board)
-    if found is None and len(ours) <= LOOK_NODES:
-        found = _best_first_of_two(board)
-    if found is None:
-        return None
-    record = free[found.row]
-    to = Span(found.start, found.start + len(record.span))
-    return record.node, Move(to, 1 - found.pain / _pain(board.work))
+    gain_least = min(GAIN, GAIN_OF_ALL / len(ours))
+    turn = int(now_s // TURN_S)
+    board = board_of(free, ours, taken, mean=mean, gain_least=gain_least, turn=turn)
+    found = first_towards(board, sight, aims_of(sight, refined=refined)) if sight else None
+    if found is None and uneven:
+        found = _most_even(board, sight, pairs=len(ours) <= LOOK_NODES)
+    return _move(free, *found) if found else None
+
+
+def _move(free: list[NodeRecord], row: int, start: int, gain: float) -> tuple[NodeId, Move]:
+    return free[row].node, Move(Span(start, start + len(free[row].span)), gain)
+
+
+def _most_even(board: Board, sight: Sight | None, *, pairs: bool) -> tuple[int, int, float] | None:
+    """The move that helps the slowest blocks most; where links are known, one that saves time."""
+    now_s = sight.value_s() if sight else inf
+
+    def saves(*moves: tuple[NodeId, int]) -> bool:
+        return sight is None or sight.value_s(dict(moves)) < now_s
+
+    found = _best(board, saves)
+    if found is None and pairs:
+        found = _best_first_of_two(board, saves)
+    return (found.row, found.start, 1 - found.pain / _pain(board.work)) if found else None
+
+
+Saves = Callable[..., bool]
+"""Whether these moves, each a node and its first block, together save time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,91 +235,31 @@ class _Found:
     """The sum that moves lower, after it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Board:
-    """Who is where: the nodes that may move, by row, and what all nodes give to each block.
-
-    Rates and throughputs are shares of the mean throughput.
-    """
-
-    start: Ints
-    stop: Ints
-    rate: Floats
-    gain_least: float
-    luck: Floats
-    work: Floats
-    """What can only be done within each run of blocks."""
-    held: Ints
-    """How many nodes that are ready and stay hold each block."""
-    taken: Ints
-    """How many blocks before each one other movers have to do with."""
-
-    def with_move(self, row: int, start: int) -> Floats:
-        """The work once this row's node begins there."""
-        old, stop, rate = int(self.start[row]), int(self.stop[row]), float(self.rate[row])
-        return with_node(with_node(self.work, old, stop, -rate), start, start + stop - old, rate)
-
-    def moved(self, row: int, start: int) -> _Board:
-        """The board after a move; the node that moved rests."""
-        size = int(self.stop[row] - self.start[row])
-        held = self.held.copy()
-        for sign, first in ((-1, self.start[row]), (1, start)):
-            held[first : first + size] += sign
-        rest = np.arange(len(self.start)) != row
-        return replace(
-            self,
-            start=self.start[rest],
-            stop=self.stop[rest],
-            rate=self.rate[rest],
-            luck=self.luck[rest],
-            work=self.with_move(row, start),
-            held=held,
-        )
-
-
-def _board(
-    free: list[NodeRecord], ours: list[NodeRecord], mean: float, taken: set[int], *, turn: int
-) -> _Board:
-    """What the records of a model's nodes say, in numbers; `free` are those that may move."""
-    blocks, usual = ours[0].blocks, usual_rate(ours)
-    held = np.zeros(blocks, dtype=np.int64)
-    for record in ours:
-        if _stays(record):
-            held[record.start : record.stop] += 1
-    return _Board(
-        start=np.array([record.start for record in free]),
-        stop=np.array([record.stop for record in free]),
-        rate=np.array([rate_of(record, usual) / mean for record in free]),
-        gain_least=min(GAIN, GAIN_OF_ALL / len(ours)),
-        luck=np.array([_luck(record.node, turn) for record in free]),
-        work=work_of(ours, blocks) / mean,
-        held=held,
-        taken=np.cumsum([0, *(block in taken for block in range(blocks))]),
-    )
-
-
-def _best(board: _Board, looks: int = LOOKS) -> _Found | None:
+def _best(board: Board, saves: Saves, looks: int = LOOKS) -> _Found | None:
     """The move with the least pain after it, stretched by luck, of those worth making."""
     most = (1 - board.gain_least) * _pain(board.work)
     options = [move for move in _looked_at(board, looks) if move.pain < most]
-    return min(options, key=lambda move: move.pain / board.luck[move.row], default=None)
+    options.sort(key=lambda move: move.pain / board.luck[move.row])
+    return next((move for move in options if saves((board.nodes[move.row], move.start))), None)
 
 
-def _best_first_of_two(board: _Board) -> _Found | None:
+def _best_first_of_two(board: Board, saves: Saves) -> _Found | None:
     """A move that gains nothing but lets a second one gain: small swarms get stuck without."""
     if len(board.start) == 1:
         return None
     best: _Found | None = None
     most = (1 - LOOK_GAIN) * _pain(board.work)
     for first in sorted(_looked_at(board, LOOKS), key=lambda move: move.pain)[:FIRSTS]:
-        second = _best(board.moved(first.row, first.start), SECONDS)
+        made = board.nodes[first.row], first.start
+        after = board.moved(first.row, first.start)
+        second = _best(after, partial(saves, made), SECONDS)
         # Luck may prefer another second one: even then both together have to be a gain.
         if second is not None and second.pain / LUCK_LEAST < most:
             best, most = first, second.pain / LUCK_LEAST
     return best
 
 
-def _looked_at(board: _Board, looks: int) -> list[_Found]:
+def _looked_at(board: Board, looks: int) -> list[_Found]:
     """The most promising of the allowed moves, with what they gain."""
     return [
         _Found(row, start, _pain(board.with_move(row, start)))
@@ -272,34 +267,21 @@ def _looked_at(board: _Board, looks: int) -> list[_Found]:
     ]
 
 
-def _promising(board: _Board, looks: int) -> list[tuple[int, int]]:
+def _promising(board: Board, looks: int) -> list[tuple[int, int]]:
     """Allowed moves by row and first block: those from where work eases least to where most.
 
     By the slope of the sum that moves lower, at each span's worst block and on its mean.
     """
-    blocks, rows = len(board.held), np.arange(len(board.start))
+    blocks = len(board.held)
     slope = np.asarray((levels(board.work) + _HOLE) ** -(POWER + 1))
-    at = np.arange(blocks)
-    here = (board.start[:, None] <= at) & (at < board.stop[:, None])
-    # Blocks that nobody else holds stay within the window.
-    alone = here & (board.held == 1)
-    first_kept = np.where(alone.any(1), alone.argmax(1), blocks)
-    last_kept = np.where(alone.any(1), blocks - 1 - alone[:, ::-1].argmax(1), -1)
-    sizes = board.stop - board.start
-    scores = np.full((len(rows), blocks), -np.inf)
+    may, sizes = board.may(), board.stop - board.start
+    scores = np.full(may.shape, -np.inf)
     for size in np.unique(sizes).tolist():
-        some = rows[sizes == size]
+        some = np.flatnonzero(sizes == size)
         windows = sliding_window_view(slope, size)
         value = np.asarray(windows.max(-1) + windows.mean(-1))
-        starts = np.arange(len(value))
-        allowed = (
-            (board.taken[size:] == board.taken[:-size])
-            & (starts != board.start[some, None])
-            & (starts <= first_kept[some, None])
-            & (starts + size > last_kept[some, None])
-        )
         gains = board.rate[some, None] * (value - value[board.start[some], None])
-        scores[some, : len(value)] = np.where(allowed, gains, -np.inf)
+        scores[some, : len(value)] = np.where(may[some, : len(value)], gains, -np.inf)
     ranked = np.argsort(-scores, axis=None, kind="stable")[:looks].tolist()
     places = (divmod(place, blocks) for place in ranked)
     return [(row, start) for row, start in places if np.isfinite(scores[row, start])]
@@ -310,12 +292,6 @@ def _pain(work: Floats) -> float:
     return float(((levels(work) + _HOLE) ** -POWER).sum())
 
 
-def _luck(node: NodeId, turn: int) -> float:
-    """LUCK_LEAST to 1, by node and turn: equal moves fall to each in turn."""
-    digest = blake2b(f"{node}{turn}".encode(), digest_size=4).digest()
-    return LUCK_LEAST + (1 - LUCK_LEAST) * int.from_bytes(digest, "big") / 2**32
-
-
 def _movable(record: NodeRecord) -> bool:
     """Whether this node says that it moves when it should, and is not about to already."""
     return (
@@ -324,10 +300,6 @@ def _movable(record: NodeRecord) -> bool:
         and record.placed_at_s > 0
         and record.moves_to is None
     )
-
-
-def _stays(record: NodeRecord) -> bool:
-    return record.state is State.READY and record.moves_to is None
 
 
 def _yields(record: NodeRecord, *, to: NodeId, over: set[int]) -> bool:

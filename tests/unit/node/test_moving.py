@@ -79,8 +79,7 @@ def order(monkeypatch: pytest.MonkeyPatch, *names: str, to: Span | None = None) 
     """Whatever is best, these nodes mean to move there, once."""
     left = set(names)
 
-    def ordered(me: NodeId, records: Iterable[NodeRecord], *, now_s: float) -> Move | None:
-        del now_s
+    def ordered(me: NodeId, records: Iterable[NodeRecord], **_: object) -> Move | None:
         mine = next(record for record in records if record.node == me)
         if to is None or mine.name not in left or not mine.placed_at_s:
             return None
@@ -93,7 +92,7 @@ def order(monkeypatch: pytest.MonkeyPatch, *names: str, to: Span | None = None) 
 def place(monkeypatch: pytest.MonkeyPatch, blocks: str) -> None:
     """Whoever starts now chooses these, however fast the others say they are."""
     span = Span.parse(blocks, blocks=BLOCKS)
-    monkeypatch.setattr("shardline.node.serving.choose_span", given(span))
+    monkeypatch.setattr("shardline.node.serving.choose_place", given(span))
 
 
 def given(answer: T) -> Callable[..., T]:
@@ -281,11 +280,11 @@ def test_a_node_that_a_person_placed_never_moves(
     thoughts: list[NodeId] = []
     enough = threading.Event()
 
-    def counted(me: NodeId, records: Iterable[NodeRecord], *, now_s: float) -> Move | None:
+    def counted(me: NodeId, records: Iterable[NodeRecord], **how: Any) -> Move | None:
         thoughts.append(me)
         if min(map(thoughts.count, set(thoughts))) >= 5 and len(set(thoughts)) == 4:
             enough.set()
-        return decide(me, records, now_s=now_s)
+        return decide(me, records, **how)
 
     monkeypatch.setattr(moving, "decide", counted)
     for name, blocks in (("ada", "0:2"), ("ben", "0:2"), ("cleo", "0:2"), ("dora", "2:4")):
@@ -295,6 +294,29 @@ def test_a_node_that_a_person_placed_never_moves(
     after = nodes.records()
     assert spans(after) == before
     assert all(record.pinned and record.moves_to is None for record in after.values())
+
+
+def test_a_node_looks_at_links_and_plans_on_a_thread_of_their_own(
+    nodes: NodesHere, monkeypatch: pytest.MonkeyPatch, memory_bytes: int
+) -> None:
+    looks: list[tuple[str, dict[str, Any]]] = []
+    enough = threading.Event()
+
+    def seen(me: NodeId, records: Iterable[NodeRecord], **how: Any) -> Move | None:
+        del me, records
+        if "step_bytes" in how:
+            looks.append((threading.current_thread().name, how))
+            enough.set()
+        return None
+
+    monkeypatch.setattr(moving, "decide", seen)
+    nodes.start("pat", "2:4")
+    nodes.start("ada", memory_bytes=memory_bytes, pace=PACE)
+    assert enough.wait(60.0)
+    (name, how), *_ = looks
+    assert name.startswith("shardline-plans")
+    assert how["step_bytes"] > 0
+    assert isinstance(how["refined"], bool)
 
 
 def test_of_two_who_decide_at_once_one_moves(
