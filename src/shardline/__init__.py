@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shardline.client import Swarm, SwarmModel, join
+    from shardline.client import Swarm, SwarmModel, Terms, join
 
-__all__ = ["Swarm", "SwarmModel", "join"]
+__all__ = ["Swarm", "SwarmModel", "Terms", "join"]
 
 
 def __getattr__(name: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import statistics
 import threading
@@ -17,13 +18,13 @@ from shardline.core.errors import PromptTooLong
 from shardline.model import adopt_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from transformers import PreTrainedModel
 
     from shardline.client.runner import Runner
     from shardline.client.times import StepTimes
-    from shardline.model import ChainPlan
+    from shardline.model import ChainPlan, RunBlocks
     from shardline.swarm import Hop
 
 __all__ = ["Generation", "SwarmModel"]
@@ -48,6 +49,16 @@ class Generation:
     def moved_bytes(self) -> int:
         """Bytes of tensors that crossed any link of the chain."""
         return sum(step.moved_bytes for step in self.steps)
+
+    @property
+    def saved_bytes(self) -> int:
+        """What they would be more if all had crossed raw."""
+        return sum(step.saved_bytes for step in self.steps)
+
+    @property
+    def wires(self) -> tuple[str, ...]:
+        """The codec of the hidden states on each link of the chain, at the last step."""
+        return self.steps[-1].wires if self.steps else ()
 
     @property
     def hop_overhead_ms(self) -> float:
@@ -167,6 +178,19 @@ class SwarmModel:
             thread.join()
         if failure:
             raise failure[0]
+
+    @contextlib.contextmanager
+    def lend(self, tokens: int) -> Generator[RunBlocks]:
+        """The way to its blocks, for ends of the borrower's own; any threads may use it at once.
+
+        Each cache that is given to it names a session, which may hold `tokens` tokens; all of them
+        are closed in the end. This model must not be used meanwhile.
+        """
+        self._runner.tokens = tokens
+        try:
+            yield self._runner
+        finally:
+            self._runner.forget()
 
     def _generate(self, input_ids: torch.Tensor, watch: _Stopwatch, options: dict[str, Any]) -> Any:  # noqa: ANN401
         kept = options.get("past_key_values")

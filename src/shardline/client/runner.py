@@ -12,7 +12,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from shardline.client.times import StepTimes
-from shardline.codec import pack, unpack
+from shardline.codec import Meter, pack, unpack
 from shardline.core.errors import PeerFault, ShardlineError
 from shardline.model import Crossing, Returned
 
@@ -77,7 +77,8 @@ class Runner:
 
     def _step(self, session: RemoteSession, crossing: Crossing) -> Returned:
         started_s = time.perf_counter()
-        segments = pack(crossing.to_tree())
+        meter = Meter(session.encoder)
+        segments = pack(crossing.to_tree(), crossing.carried, meter)
         read = functools.partial(self._read, crossing)
         size = {"rows": crossing.batch, "tokens": crossing.tokens}
         step = functools.partial(session.step, segments, read, **size)
@@ -89,6 +90,9 @@ class Runner:
                 nodes_s=tuple(node.compute_us / 1e6 for node in spent),
                 moved_bytes=sum(segment.nbytes for segment in segments)
                 + sum(node.sent_bytes for node in spent),
+                saved_bytes=meter.saved_bytes + sum(node.saved_bytes for node in spent),
+                wires=(meter.wire, *(node.wire for node in spent)),
+                beside=max((node.beside for node in spent), default=0),
             )
         )
         return returned

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from shardline.client.surroundings import Need
 from shardline.core.errors import BadInput, NodeLost, ShardlineError
 from shardline.core.ids import short
-from shardline.wire import Close, Open
+from shardline.wire import Close, Open, Reroute
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shardline.client.doubts import Doubts
-    from shardline.client.surroundings import Surroundings
+    from shardline.client.surroundings import Surroundings, Terms
+    from shardline.codec import Encoder
     from shardline.core.ids import NodeId, SessionId
     from shardline.core.segments import Segment
     from shardline.swarm import Hop
@@ -32,7 +33,12 @@ class Seating:
     """One session's seats: asked for, given, refused, left."""
 
     def __init__(
-        self, around: Surroundings, session: SessionId, fingerprint: str, doubts: Doubts
+        self,
+        around: Surroundings,
+        session: SessionId,
+        fingerprint: str,
+        doubts: Doubts,
+        terms: Terms,
     ) -> None:
         self.rows = self.tokens = 0
         """What each seat is for: this many sequences of at most so many tokens."""
@@ -40,6 +46,7 @@ class Seating:
         self._session = session
         self._fingerprint = fingerprint
         self._doubts = doubts
+        self._terms = terms
         self._news = asyncio.Event()
         self._unopened: set[tuple[NodeId, int]] = set()
         self._aside: dict[tuple[NodeId, int], asyncio.Future[bool]] = {}
@@ -50,6 +57,18 @@ class Seating:
     def need(self, before: NodeId | None, after: NodeId | None) -> Need:
         """What a chain of seats is for, between these two nodes."""
         return Need(self.rows * self.tokens, self._session, before, after)
+
+    def encoder(self, to: NodeId) -> Encoder:
+        """What writes hidden states for this node."""
+        return self._terms.encoder(self._around.reads(to))
+
+    def readable(self, segments: Sequence[Segment], to: NodeId) -> Sequence[Segment]:
+        """What was written, maybe for another, as this node can read it, with the same values."""
+        return self._terms.readable(segments, self._around.reads(to))
+
+    def reroute(self, start: int, to: NodeId, since: int = 0, *, also: bool = False) -> Reroute:
+        """What tells the node at `start` to send to this one."""
+        return Reroute(self._session, start, to, since, also, self._wire_to(to))
 
     def opened(self, node: NodeId, start: int) -> None:
         """A node gave a seat."""
@@ -155,4 +174,10 @@ class Seating:
             tokens=self.tokens,
             batch=self.rows,
             fresh=fresh,
+            wire=self._wire_to(after),
+            block=self._terms.block,
         )
+
+    def _wire_to(self, node: NodeId | None) -> str:
+        """The coarsest codec for what goes to this node; we (None) read what we allow."""
+        return self._terms.wire if node is None else self._terms.to(self._around.reads(node))

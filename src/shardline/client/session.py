@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from shardline.client.doubts import Doubts
 from shardline.client.seating import Seating
 from shardline.client.standby import Standbys
-from shardline.client.surroundings import ChainBroken, Mended
+from shardline.client.surroundings import EXACT, ChainBroken, Mended
 from shardline.core.errors import (
     BadInput,
     CacheFull,
@@ -30,12 +30,13 @@ from shardline.core.errors import (
 )
 from shardline.core.ids import Seat, new_session_id, short
 from shardline.swarm import Journals, first_gap, mend
-from shardline.wire import Failed, Opened, Reroute, Result, Step
+from shardline.wire import Failed, Opened, Result, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from shardline.client.surroundings import Surroundings
+    from shardline.client.surroundings import Surroundings, Terms
+    from shardline.codec import Encoder
     from shardline.core.ids import NodeId, SessionId
     from shardline.core.segments import Segment
     from shardline.core.spans import Span
@@ -64,6 +65,8 @@ PAUSE_S = 0.1
 """Between two tries to mend one gap, doubling."""
 MENDS_MAX = 32
 """Mends during one step before the session gives up."""
+BESIDE_MAX = 32
+"""Tokens of other sessions that a node may compute together with a step whose time is judged."""
 JOURNAL_BYTES = 2**29
 """What a caller keeps to send again: the inputs of the first block, for all tokens so far. More
 than a node lets wait could not be sent again in one go."""
@@ -73,7 +76,13 @@ class RemoteSession:
     """A batch's cache on every node of one chain, and with `standby` on a second node for each."""
 
     def __init__(
-        self, around: Surroundings, fingerprint: str, span: Span, *, standby: bool = False
+        self,
+        around: Surroundings,
+        fingerprint: str,
+        span: Span,
+        *,
+        standby: bool = False,
+        terms: Terms = EXACT,
     ) -> None:
         self.id: SessionId = new_session_id()
         self.chain: tuple[Hop, ...] = ()
@@ -85,7 +94,7 @@ class RemoteSession:
         """Where our own notes are kept: what was sent to the first block."""
         self._result: tuple[Sequence[Segment], list[Spent]] | None = None
         self._doubts = Doubts()
-        self._seating = Seating(around, self.id, fingerprint, self._doubts)
+        self._seating = Seating(around, self.id, fingerprint, self._doubts, terms)
         self._standbys = Standbys(
             around,
             self._seating,
@@ -101,6 +110,11 @@ class RemoteSession:
     def standbys(self) -> tuple[Hop, ...]:
         """The seats that are kept warm beside the chain now."""
         return self._standbys.hops
+
+    @property
+    def encoder(self) -> Encoder:
+        """What writes hidden states for the first node of the chain."""
+        return self._seating.encoder(self.chain[0].node)
 
     async def open(self, *, rows: int, tokens: int) -> None:
         """Take seats for `rows` sequences of at most `tokens` tokens on a chain for all blocks.
@@ -157,6 +171,8 @@ class RemoteSession:
         self._doubts.step_done()
         if tokens == 1 and len(spent) == len(self.chain):
             for hop, node in zip(self.chain, spent, strict=True):
+                if node.beside > BESIDE_MAX:
+                    continue  # it shared its time with much else: that makes no straggler
                 self._around.judge(hop.node, node.compute_us / 1e6 / len(hop.span))
         return out, spent
 
@@ -367,7 +383,7 @@ class RemoteSession:
         to = self.chain[first].node
         if first:
             before = self.chain[first - 1]
-            reroute = Reroute(self.id, before.span.start, to, since)
+            reroute = self._seating.reroute(before.span.start, to, since)
             await self._seating.post(before.node, reroute)
             return
         entries = self._journals.since(self._home, since)
@@ -377,4 +393,5 @@ class RemoteSession:
     async def _send_step(self, step: int, segments: Sequence[Segment], *, replay: bool) -> None:
         first = self.chain[0]
         message = Step(self.id, first.span.start, step, self._around.me, [], replay)
+        segments = self._seating.readable(segments, first.node)
         await self._seating.post(first.node, message, segments)

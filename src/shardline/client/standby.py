@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from shardline.core.errors import NotCovered, ShardlineError
 from shardline.swarm import Follower
-from shardline.wire import EVERY_STEP, Reroute, Step
+from shardline.wire import EVERY_STEP, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -128,7 +128,7 @@ class Standbys:
             hop = warm.hop
             if warm.after != follower and follower is not None:
                 since = step if follower == after else 0
-                reroute = Reroute(self._home.session, hop.span.start, follower, since)
+                reroute = self._seating.reroute(hop.span.start, follower, since)
                 await self._seating.post(hop.node, reroute)
         own = self._own
         if own is not None and hops[0].span.start == self._home.start:
@@ -174,7 +174,7 @@ class Standbys:
         after = chain[at + 1].node if at + 1 < len(chain) else None
         if warm.after != after and after is not None:
             warm.after = after
-            reroute = Reroute(self._home.session, hop.span.start, after, EVERY_STEP)
+            reroute = self._seating.reroute(hop.span.start, after, EVERY_STEP)
             await self._seating.post(warm.hop.node, reroute)
         sender = chain[at - 1] if at else None
         if warm.fed and warm.sender == sender:
@@ -216,12 +216,12 @@ class Standbys:
         return warm
 
     async def _send_ahead(self, sender: Hop, to: NodeId) -> None:
-        reroute = Reroute(self._home.session, sender.span.start, to, also=True)
+        reroute = self._seating.reroute(sender.span.start, to, also=True)
         await self._seating.post(sender.node, reroute)
 
     async def _pass_on(self, to: NodeId, entry: Entry) -> None:
         step = Step(*self._home, entry.step, self._around.me, [], replay=True)
-        await self._around.post.send(to, step, entry.segments)
+        await self._around.post.send(to, step, self._seating.readable(entry.segments, to))
 
     async def _follow(self, follower: Follower) -> None:
         with contextlib.suppress(ShardlineError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from shardline.codec import BLOCK, WIRES, coarsest, encoder, exactly
 from shardline.core.errors import NotCovered, ShardlineError, TryElsewhere
 from shardline.core.ids import short
 from shardline.swarm import Bans, State, Stragglers, choose_chain
@@ -13,13 +14,24 @@ from shardline.swarm import Bans, State, Stragglers, choose_chain
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from shardline.codec import Encoder
     from shardline.core.ids import NodeId
     from shardline.core.segments import Segment
     from shardline.core.spans import Span
     from shardline.swarm import Hop, Member, NodeRecord
     from shardline.wire import Message
 
-__all__ = ["ChainBroken", "Mended", "Need", "Post", "Surroundings", "SwarmAround", "Wanted"]
+__all__ = [
+    "EXACT",
+    "ChainBroken",
+    "Mended",
+    "Need",
+    "Post",
+    "Surroundings",
+    "SwarmAround",
+    "Terms",
+    "Wanted",
+]
 
 
 class ChainBroken(TryElsewhere):
@@ -60,6 +72,35 @@ class Need:
     """The nodes that it will hang between; None is the caller."""
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How coarsely a session's hidden states may cross its links (decision 0018)."""
+
+    wire: str = WIRES[0]
+    """A codec. What is finer is allowed too."""
+    block: int = BLOCK
+    """The most elements that share a scale, where the codec has scales."""
+
+    def check(self) -> None:
+        """Raise BadInput for a codec or a block size that is not to be had."""
+        encoder(self.wire, block=self.block)
+
+    def to(self, reads: Collection[str]) -> str:
+        """The coarsest codec for a node that reads these."""
+        return coarsest(reads, self.wire)
+
+    def encoder(self, reads: Collection[str]) -> Encoder:
+        """What writes for a node that reads these."""
+        return encoder(self.to(reads), block=self.block)
+
+    def readable(self, segments: Sequence[Segment], reads: Collection[str]) -> Sequence[Segment]:
+        """What was written on these terms, with the same values, for a node that reads these."""
+        return exactly(segments) if self.wire != self.to(reads) else segments
+
+
+EXACT: Final = Terms()
+
+
 class Post(Protocol):
     """What a session asks of the switchboard."""
 
@@ -83,6 +124,10 @@ class Surroundings(Protocol):
 
     def route(self, within: Span, avoid: Collection[NodeId], need: Need) -> tuple[Hop, ...]:
         """A chain for these blocks; raises NotCovered with every gap named."""
+        ...
+
+    def reads(self, node: NodeId) -> Collection[str]:
+        """The codecs that it reads, by its record; raw without one."""
         ...
 
     def judge(self, node: NodeId, block_s: float) -> None:
@@ -160,6 +205,11 @@ class SwarmAround:
             tokens=need.tokens,
             salt=need.session,
         )
+
+    def reads(self, node: NodeId) -> Collection[str]:
+        """See Surroundings."""
+        record = self._records.get(node)
+        return (WIRES[0],) if record is None else record.codecs
 
     def judge(self, node: NodeId, block_s: float) -> None:
         """See Surroundings."""

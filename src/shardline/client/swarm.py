@@ -21,7 +21,7 @@ from shardline.client.model import SwarmModel
 from shardline.client.runner import Runner
 from shardline.client.session import RemoteSession
 from shardline.client.sessions import Sessions
-from shardline.client.surroundings import SwarmAround, Wanted
+from shardline.client.surroundings import EXACT, SwarmAround, Wanted
 from shardline.codec import dtype_name
 from shardline.core.errors import NodeLost, ShardlineError
 from shardline.core.spans import Span, gaps
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from anyio.from_thread import BlockingPortal
 
-    from shardline.client.surroundings import Mended
+    from shardline.client.surroundings import Mended, Terms
     from shardline.core.ids import NodeId
     from shardline.model import ChainPlan
     from shardline.swarm import AddressBook, Member, NodeRecord
@@ -68,57 +68,65 @@ class Swarm:
         """The live nodes' records, by name."""
         return await asyncio.to_thread(self.nodes_now)
 
-    async def model(
+    async def model(  # noqa: PLR0913  (options, each with a default)
         self,
         model: str,
         *,
         dtype: torch.dtype | None = None,
         device: str = "cpu",
         standby: int = 0,
+        terms: Terms = EXACT,
         tell: Callable[[Mended | str], None] = _log_news,
     ) -> SwarmModel:
         """The model of this directory or hub id, with its blocks on the swarm; see `model_now`."""
         load = functools.partial(self.model_now, dtype=dtype, device=device, standby=standby)
-        return await asyncio.to_thread(load, model, tell=tell)
+        return await asyncio.to_thread(load, model, terms=terms, tell=tell)
 
     def nodes_now(self) -> list[NodeRecord]:
         """As `nodes`, for plain code."""
         snapshot = self._portal.call(self._member.directory.snapshot)
         return sorted(snapshot.records.values(), key=lambda record: (record.start, record.name))
 
-    def model_now(
+    def model_now(  # noqa: PLR0913  (options, each with a default)
         self,
         model: str,
         *,
         dtype: torch.dtype | None = None,
         device: str = "cpu",
         standby: int = 0,
+        terms: Terms = EXACT,
         tell: Callable[[Mended | str], None] = _log_news,
     ) -> SwarmModel:
         """Load embeddings, norm and head here and leave the blocks to the swarm.
 
         A chain computes in one dtype; None takes one that covers the model. With `standby` 1, a
-        second node for each hop is kept warm, where there is one. `tell` hears, on the
-        network's thread, of chains that were mended and of blocks that nobody holds. Raises
-        NoSuchModel, NoChain, CorruptWeights, or NotCovered with the blocks that nobody holds.
+        second node for each hop is kept warm, where there is one. Hidden states cross exactly,
+        unless `terms` allow less. `tell` hears, on the network's thread, of chains that were mended
+        and of blocks that nobody holds. Raises BadInput for odd terms, NoSuchModel, NoChain,
+        CorruptWeights, or NotCovered with the blocks that nobody holds.
         """
+        terms.check()
         plan = trace(resolve(model))
         print_ = fingerprint(plan.model_dir)
         records = self.nodes_now()
-        used = dtype or _covered_dtype(records, plan, print_)
-        choose_chain(records, blocks=plan.blocks, fingerprint=print_, dtype=dtype_name(used))
-        wanted = Wanted(plan.blocks, print_, dtype_name(used))
+        held = dtype_name(dtype) if dtype else _covered_dtype(records, plan, print_)
+        choose_chain(records, blocks=plan.blocks, fingerprint=print_, dtype=held)
+        wanted = Wanted(plan.blocks, print_, held)
         around = SwarmAround(self._member, self._caller.records, wanted, tell)
         self._portal.call(self._caller.get_ready, records, around)
         runner = Runner(
             self._portal,
             self._caller.sessions,
             begin=lambda: RemoteSession(
-                around, print_, Span(0, plan.blocks), standby=bool(standby)
+                around, print_, Span(0, plan.blocks), standby=bool(standby), terms=terms
             ),
             tokens=plan.context_tokens or 0,
             links=tuple(link.output for link in plan.links),
         )
+        name, _, fewer = held.partition("+")
+        if fewer:
+            tell(f"the nodes hold this model's weights in {fewer}: its text is not exact")
+        used = torch.bfloat16 if name == "bfloat16" else torch.float32
         ends = load_ends(plan, runner, dtype=used, device=torch.device(device))
         return SwarmModel(ends, plan, runner)
 
@@ -168,18 +176,17 @@ class _Caller:
             return None
 
 
-def _covered_dtype(records: list[NodeRecord], plan: ChainPlan, print_: str) -> torch.dtype:
-    """The dtype that most of the model's nodes compute in, among those that cover the model."""
+def _covered_dtype(records: list[NodeRecord], plan: ChainPlan, print_: str) -> str:
+    """What most of the model's nodes compute in, among those that cover it, exact ones first."""
     votes = Counter(record.dtype for record in records if record.fingerprint == print_)
     ranked = [name for name, _ in votes.most_common()]
 
-    def gaps_left(name: str) -> bool:
+    def shortfall(name: str) -> tuple[bool, bool]:
         held = (record for record in records if record.fingerprint == print_)
         spans = (record.span for record in held if record.dtype == name)
-        return bool(gaps(spans, plan.blocks))
+        return bool(gaps(spans, plan.blocks)), "+" in name
 
-    best = min(ranked, key=gaps_left, default="float32")
-    return torch.bfloat16 if best == "bfloat16" else torch.float32
+    return min(ranked, key=shortfall, default="float32")
 
 
 @contextlib.contextmanager

@@ -15,6 +15,13 @@ class StepTimes:
     nodes_s: tuple[float, ...]
     """What each node of the chain computed."""
     moved_bytes: int
+    """Of what crossed the chain's links."""
+    saved_bytes: int = 0
+    """What it would be more if all crossed raw."""
+    wires: tuple[str, ...] = ()
+    """The codec of the hidden states on each link: from here to the first node, and so on."""
+    beside: int = 0
+    """Tokens of other sessions that some node computed together with it."""
 
     @property
     def overhead_ms(self) -> float:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from shardline.core.segments import Segment
 
-__all__ = ["Marker", "Tree", "pack", "unpack"]
+__all__ = ["Marker", "Tree", "exactly", "pack", "unpack"]
 
 Scalar = None | bool | int | float | str
 if TYPE_CHECKING:
@@ -176,3 +176,11 @@ def unpack(segments: Sequence[Segment]) -> Tree:
         raise PeerFault(f"{len(structure.headers)} tensors named, {len(segments) - 1} sent")
     tensors = [from_bytes(*pair) for pair in zip(structure.headers, segments[1:], strict=True)]
     return _Unpacker(tensors).tree(structure.root)
+
+
+def exactly(segments: Sequence[Segment]) -> list[memoryview]:
+    """What `pack` wrote, written raw: the values that anyone reads from it, for who reads no more.
+
+    Raises PeerFault as `unpack` does.
+    """
+    return pack(unpack(segments))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shardline.core.segments import Segment
     from shardline.node.seats import SeatState
     from shardline.swarm import Entry
-    from shardline.wire import Message
+    from shardline.wire import Message, Reroute
 
 __all__ = ["Outbox", "Post"]
 
@@ -84,7 +84,7 @@ class Outbox:
         async with state.sending:
             await self._hand_on(seat, state, last.step, last.segments, replay=False)
 
-    async def send_ahead(self, seat: Seat, state: SeatState, to: NodeId) -> None:
+    async def send_ahead(self, seat: Seat, state: SeatState, wanted: Reroute) -> None:
         """Send a standby all that is noted, and every step from now on, until told otherwise.
 
         Its loss is told to the caller, and is no matter for anybody else.
@@ -92,12 +92,14 @@ class Outbox:
         if state.ahead is not None:
             state.ahead.stop()
             state.ahead = None
+        to = wanted.next
         if to == state.next:
             return
 
         async def send(peer: NodeId, entry: Entry) -> None:
             place = seat.session, state.span.stop, entry.step, state.caller
-            await self._post.send(peer, Step(*place, [], replay=True), entry.segments)
+            segments = state.wiring.readable(entry.segments, wanted.wire)
+            await self._post.send(peer, Step(*place, [], replay=True), segments)
 
         follower = state.ahead = Follower(self._journals, seat, to, send)
         try:
@@ -108,13 +110,15 @@ class Outbox:
                 state.ahead = None
                 await self.fail(state.caller, seat, state.expected, error, about=to)
 
-    async def send_all_to(self, seat: Seat, state: SeatState, to: NodeId, since: int = 0) -> None:
+    async def send_all_to(self, seat: Seat, state: SeatState, wanted: Reroute) -> None:
         """From now on this seat sends to another node, which first gets all that was sent.
 
         It knows the steps before `since`, and less if it was sent less ahead. Raises JournalLost
         if what it needs is not kept any more, or was sent too often.
         """
+        to, since = wanted.next, wanted.since
         state.next = to
+        state.wiring.turn_to(wanted.wire)
         if since == EVERY_STEP:
             state.next_has = since
             return
@@ -185,7 +189,7 @@ class Outbox:
             async with asyncio.timeout(FORWARD_S) as patience:
                 state.patience = patience
                 try:
-                    await self._post.send(to or state.caller, message, out)
+                    await self._post.send(to or state.caller, message, state.wiring.readable(out))
                 finally:
                     state.patience = None
         except Unsupported as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shardline.core.errors import CacheFull
+from shardline.node.wiring import Wiring
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -67,6 +68,8 @@ class SeatState:
     """Sends the same steps to a standby."""
     patience: asyncio.Timeout | None = None
     """Of the send that is under way; a reroute ends it."""
+    wiring: Wiring = field(default_factory=Wiring)
+    """In which codec its outputs are written."""
     orphaned_at_s: float | None = None
     """Since when nothing was heard of the caller, once the link to it is broken."""
     closed: bool = False

@@ -53,6 +53,7 @@ PINGS_KEPT = 64
 """The window of `Flow.late`: more pings tell rare lateness, fewer forget it sooner."""
 ADDRESSES_MAX = 8
 """Addresses in one record."""
+CODECS_MAX = 8
 NAME_CHARS_MAX = 64
 
 _CONTEXT = b"shardline/record\x00"
@@ -65,6 +66,8 @@ _Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX, pattern=_PL
 _Word = Annotated[str, Meta(max_length=128, pattern=_PLAIN)]
 _Address = Annotated[str, Meta(min_length=1, max_length=1_024, pattern=r"\A[!-~]+\Z")]
 _Addresses = Annotated[tuple[_Address, ...], Meta(max_length=ADDRESSES_MAX)]
+_Codec = Annotated[str, Meta(min_length=1, max_length=16, pattern=r"\A[a-z0-9_]+\Z")]
+_Codecs = Annotated[tuple[_Codec, ...], Meta(max_length=CODECS_MAX)]
 _Count = Annotated[int, Meta(ge=0, le=2**60)]
 _Rate = Annotated[float, Meta(ge=0, le=1e12)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
@@ -157,6 +160,9 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     with the engine's name before (`iroh/...`). Empty: it listens nowhere."""
     through: Annotated[str, Meta(max_length=256, pattern=r"\A[!-~]*\Z")] = ""
     """HOST:PORT of the node through which this one, listening nowhere, is reached now."""
+
+    codecs: _Codecs = ("raw",)
+    """The codecs of tensors that this node reads; what goes to it is written in one of them."""
 
     def __post_init__(self) -> None:
         if not self.start < self.stop <= self.blocks:

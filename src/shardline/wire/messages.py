@@ -15,6 +15,9 @@ from msgspec import Meta
 from shardline.core.ids import NodeId, SessionId
 
 __all__ = [
+    "BLOCK_DEFAULT",
+    "BLOCK_MAX",
+    "BLOCK_MIN",
     "BURST_BYTES_MAX",
     "EVERY_STEP",
     "Close",
@@ -39,11 +42,18 @@ TEXT_MAX: Final = 2_000
 BURST_BYTES_MAX: Final = 2**19
 """Of a burst that clocks a link: more clocks faster links better and costs slow ones more."""
 PROOF_BYTES: Final = 32
+BLOCK_DEFAULT: Final = 4_096
+BLOCK_MIN: Final = 64
+BLOCK_MAX: Final = 65_536
+"""Elements that share a scale where a codec has scales; as in `codec`, which this room must not
+import: a test holds them equal."""
 
 _Node = Annotated[NodeId, Meta(pattern="^[0-9a-f]{64}$")]
 _Session = Annotated[SessionId, Meta(pattern="^[0-9a-f]{32}$")]
 _Name = Annotated[str, Meta(max_length=128)]
 _Count = Annotated[int, Meta(ge=0, lt=2**31)]
+_Wire = Annotated[str, Meta(max_length=16, pattern=r"\A[a-z0-9_]*\Z")]
+_Block = Annotated[int, Meta(ge=BLOCK_MIN, le=BLOCK_MAX)]
 _Nonce = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
@@ -52,11 +62,18 @@ class _Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Spent(_Message, frozen=True):
-    """What one node computed and sent on for one step; `node` is a short id."""
+    """What one node computed and sent on for one step; `node` is a short id.
+
+    It wrote its hidden states in the codec `wire`, which took `saved_bytes` less than raw.
+    `beside` tokens of other sessions were computed together with the step's last ones.
+    """
 
     node: Annotated[str, Meta(max_length=16)]
     compute_us: Annotated[int, Meta(ge=0, lt=2**53)]
     sent_bytes: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    wire: _Wire = "raw"
+    saved_bytes: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    beside: Annotated[int, Meta(ge=0, lt=2**53)] = 0
 
 
 _Spending = Annotated[list[Spent], Meta(max_length=1_024)]
@@ -68,7 +85,8 @@ class Open(_Message, tag="open", frozen=True):
     `next` is who gets the outputs (None: the caller, as a Result); `tokens` is the most tokens a
     row of this session will hold, `batch` its rows. `fresh` says that the next node's cache has to
     be filled too, so that replayed steps go on to it. A seat that the same caller has taken before
-    starts anew.
+    starts anew. Hidden states may cross to `next` in the codec `wire` at the coarsest, with a scale
+    for each `block` elements at most (decision 0018).
     """
 
     session: _Session
@@ -80,6 +98,8 @@ class Open(_Message, tag="open", frozen=True):
     tokens: _Count
     batch: _Count
     fresh: bool = False
+    wire: _Wire = "raw"
+    block: _Block = BLOCK_DEFAULT
 
 
 class Opened(_Message, tag="opened", frozen=True):
@@ -143,6 +163,7 @@ class Reroute(_Message, tag="reroute", frozen=True):
     All that was sent from there is sent again first, so that the new node fills its cache; but it
     knows the steps before `since` already (EVERY_STEP: nothing is sent again). With `also`, `next`
     is a standby, or who gets the steps anyhow, for none: it is sent every step too, as a replay.
+    Hidden states may cross to it in the codec `wire` at the coarsest.
     """
 
     session: _Session
@@ -150,6 +171,7 @@ class Reroute(_Message, tag="reroute", frozen=True):
     next: _Node
     since: _Count = 0
     also: bool = False
+    wire: _Wire = "raw"
 
 
 class Close(_Message, tag="close", frozen=True):

@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import pytest
+import torch
 
 from shardline.client.session import RemoteSession
 from shardline.client.sessions import Sessions
-from shardline.client.surroundings import ChainBroken, Mended, Need
+from shardline.client.surroundings import ChainBroken, Mended, Need, Terms
 from shardline.client.times import StepTimes
+from shardline.codec import WIRES, pack, unpack
 from shardline.core.errors import (
     CacheFull,
     JournalLost,
@@ -47,6 +49,8 @@ class Around:
     failures: list[NodeId] = field(default_factory=list[NodeId])
     told: list[Mended | str] = field(default_factory=list["Mended | str"])
     heard: asyncio.Event = field(default_factory=asyncio.Event)
+    exact: set[NodeId] = field(default_factory=set[NodeId])
+    """Who reads tensors only where they are written raw."""
 
     @property
     def me(self) -> NodeId:
@@ -60,6 +64,9 @@ class Around:
         if peer in self.unreachable:
             raise NodeLost(f"{peer[:8]} is gone")
         await self.sent.put((peer, message, segments))
+
+    def reads(self, node: NodeId) -> Collection[str]:
+        return ("raw",) if node in self.exact else WIRES
 
     def judge(self, node: NodeId, block_s: float) -> None:
         self.judged.append((node, block_s))
@@ -611,3 +618,71 @@ async def test_messages_find_their_session_and_late_ones_are_passed_over(around:
 def test_the_overhead_is_what_no_node_computed_for_each_link() -> None:
     times = StepTimes(wall_s=0.009, nodes_s=(0.002, 0.004), moved_bytes=0)
     assert times.overhead_ms == pytest.approx(1.0)
+
+
+# --- TERMS ---
+
+COARSE = Terms("int8", 128)
+
+
+async def coarse(around: Around) -> tuple[RemoteSession, list[Open]]:
+    session = RemoteSession(around, "print", WHOLE, terms=COARSE)
+    opening = asyncio.create_task(session.open(rows=2, tokens=30))
+    given = await seats(around, session, 3)
+    await opening
+    return session, given
+
+
+async def test_each_sender_is_told_what_its_receiver_reads_and_the_session_allows(
+    around: Around,
+) -> None:
+    around.exact = {B}
+    _, given = await coarse(around)
+    assert [(seat.next, seat.wire, seat.block) for seat in given] == [
+        (B, "raw", 128),
+        (C, "int8", 128),
+        (None, "int8", 128),
+    ]
+
+
+async def test_nothing_but_raw_is_allowed_unless_the_caller_says_so(around: Around) -> None:
+    session = RemoteSession(around, "print", WHOLE)
+    opening = asyncio.create_task(session.open(rows=1, tokens=30))
+    assert {seat.wire for seat in await seats(around, session, 3)} == {"raw"}
+    await opening
+
+
+async def test_whoever_is_rerouted_is_told_what_the_new_one_reads(around: Around) -> None:
+    around.exact = {D}
+    session, _ = await coarse(around)
+    stepping = step(session, b"in")
+    await around.sent.get()
+    session.on_gone(B, NodeLost("b went away"))
+    (seat,) = await seats(around, session, 1)
+    assert (seat.next, seat.wire) == (C, "int8")
+    assert await around.sent.get() == (A, Reroute(session.id, 0, D, wire="raw"), ())
+    session.on_gone(D, NodeLost("d went away"))
+    around.holders[THIRDS[1]] = [E]
+    await seats(around, session, 1)
+    assert await around.sent.get() == (A, Reroute(session.id, 0, E, wire="int8"), ())
+    session.on_message(C, Result(session.id, 0, []), [b"out"])
+    await stepping
+
+
+async def test_a_first_node_that_reads_raw_only_is_sent_the_values_that_the_dead_one_had(
+    around: Around,
+) -> None:
+    around.exact = {D}
+    session, _ = await coarse(around)
+    hidden = torch.randn(2, 1, 128)
+    segments = pack({"hidden": hidden}, (hidden,), session.encoder)
+    stepping = asyncio.create_task(session.step(segments, as_it_came, rows=2, tokens=1))
+    _, _, first = await around.sent.get()
+    session.on_gone(A, NodeLost("a went away"))
+    await seats(around, session, 1)
+    node, _, again = await around.sent.get()
+    assert node == D
+    assert [len(bytes(segment)) for segment in (first[1], again[1])] == [2 * 132, hidden.nbytes]
+    before, after = (cast("Any", unpack(sent))["hidden"] for sent in (first, again))
+    assert torch.equal(before, after)
+    stepping.cancel()

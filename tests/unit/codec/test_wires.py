@@ -4,8 +4,20 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from shardline.codec import WIRES, TensorHeader, encoder, from_bytes, pack, unpack
+from shardline.codec import (
+    WIRES,
+    Meter,
+    TensorHeader,
+    coarsest,
+    encoder,
+    exactly,
+    from_bytes,
+    pack,
+    unpack,
+)
 from shardline.core.errors import BadInput, PeerFault
 
 EXACT_ALWAYS = [
@@ -86,3 +98,66 @@ def test_a_codec_or_a_block_that_is_not_to_be_had_is_named() -> None:
 def test_a_codec_of_a_newer_peer_is_its_fault() -> None:
     with pytest.raises(PeerFault, match="int4 is not known"):
         from_bytes(TensorHeader("int4", "float32", (1,)), b"\0")
+
+
+# --- WHICH CODEC A LINK TAKES ---
+
+names = st.sampled_from([*WIRES, "int4", "", "zstd"])
+several = st.lists(names, max_size=4)
+
+
+@given(several, names, several)
+def test_a_link_takes_what_its_receiver_reads_and_nobody_forbids(
+    reads: list[str], allowed: str, also: list[str]
+) -> None:
+    wire = coarsest(reads, allowed, *also)
+    assert wire == "raw" or wire in reads
+    assert all(wire == "raw" or WIRES.index(wire) <= _rank(one) for one in (allowed, *also))
+    for finer in WIRES[WIRES.index(wire) + 1 :]:
+        assert finer not in reads or any(
+            _rank(one) < WIRES.index(finer) for one in (allowed, *also)
+        )
+    assert coarsest([*reversed(reads)], *also, allowed) == wire, "whose word it is does not count"
+
+
+def _rank(wire: str) -> int:
+    return WIRES.index(wire) if wire in WIRES else 0
+
+
+@pytest.mark.parametrize(
+    ("reads", "session", "own", "wire"),
+    [
+        (WIRES, "int8", "int8", "int8"),
+        (WIRES, "raw", "int8", "raw"),
+        (WIRES, "int8", "raw", "raw"),
+        (("raw",), "int8", "int8", "raw"),
+        ((), "int8", "int8", "raw"),
+        ((*WIRES, "int4"), "int4", "int8", "raw"),
+    ],
+)
+def test_8_bits_take_three_to_agree(
+    reads: tuple[str, ...], session: str, own: str, wire: str
+) -> None:
+    assert coarsest(reads, session, own) == wire
+
+
+def test_a_meter_says_what_was_saved() -> None:
+    meter = Meter(encoder("int8"))
+    pack([torch.zeros(1, 2, 128), torch.ones(3)], (), meter)
+    assert (meter.wire, meter.saved_bytes) == ("raw", 0)
+    hidden = torch.randn(1, 2, 128)
+    pack([hidden, torch.ones(3)], (hidden,), meter)
+    assert (meter.wire, meter.saved_bytes) == ("int8", 2 * 128 * 4 - 2 * (128 + 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_who_reads_raw_only_gets_the_very_values_that_others_read(dtype: torch.dtype) -> None:
+    hidden = torch.randn(1, 3, 128).to(dtype)
+    tree: Any = {"carried": (hidden,), "mask": torch.randn(3, 3)}
+    segments = pack(tree, (hidden,), encoder("int8"))
+    raw = [bytes(segment) for segment in exactly(segments)]
+    read: Any = unpack([bytes(segment) for segment in segments])
+    assert raw == [bytes(segment) for segment in pack(read)], "nothing but raw in it"
+    again: Any = unpack(raw)
+    assert torch.equal(again["carried"][0], read["carried"][0])
+    assert torch.equal(again["mask"], tree["mask"])

@@ -88,6 +88,7 @@ def test_a_record_with_all_its_links_has_room() -> None:
         device=word,
         links=links,
         flows=flows,
+        codecs=("0123456789abcdef",) * 8,
     )
     assert open_record(sign(full, ME)) == full
 
@@ -105,6 +106,9 @@ def test_what_is_told_of_a_link_beside_its_round_trip_is_13_bytes_at_most() -> N
 @pytest.mark.parametrize(
     "changes",
     [
+        {"codecs": ["raw"] * 9},
+        {"codecs": ["0123456789abcdefg"]},
+        {"codecs": ["int8\n"]},
         {"name": ""},
         {"name": "x" * 65},
         {"name": "a\x1b[2J"},

@@ -140,6 +140,10 @@ def test_an_oversized_frame_is_refused_on_both_sides() -> None:
         Ping(-1),
         Step(SESSION, 0, 0, NODE, [Spent("x" * 17, 1)]),
         Failed(SESSION, 0, NODE, "kind", "x" * 2_001),
+        Step(SESSION, 0, 0, NODE, [Spent("x", 1, wire="int8\x1b")]),
+        Open(SESSION, NODE, "m", 0, 1, None, 1, 1, wire="x" * 17),
+        Open(SESSION, NODE, "m", 0, 1, None, 1, 1, block=63),
+        Reroute(SESSION, 0, NODE, wire="in t8"),
     ],
     ids=lambda message: type(message).__name__,
 )
