@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, cast
 
@@ -51,6 +52,30 @@ def test_the_tokens_are_those_of_one_process(nodes: int) -> None:
         ours = model.generate(ids, **sampling)
         seed(7)
         assert torch.equal(ours, whole().generate(ids, **sampling))
+
+
+def test_many_sessions_at_once_have_the_tokens_that_each_has_alone() -> None:
+    texts = [
+        *PROMPTS,
+        PROMPTS[0] + " went to the market and",
+        "Ben",
+        PROMPTS[1] + " slept. The cat",
+    ]
+    with local_swarm(shipped_model(), unequal_spans(trace(shipped_model()).blocks, 2)) as local:
+
+        def write(text: str) -> tuple[torch.Tensor, int]:
+            torch.set_num_threads(1)
+            model = local.swarm.model_now(str(shipped_model()))
+            ids = model.generate(encoded(text), max_new_tokens=30, do_sample=False)
+            assert model.last is not None
+            return ids, max(step.beside for step in model.last.steps)
+
+        with ThreadPoolExecutor(len(texts)) as threads:
+            found = list(threads.map(write, texts))
+    for text, (ids, _) in zip(texts, found, strict=True):
+        expected = whole().generate(encoded(text), max_new_tokens=30, do_sample=False)
+        assert torch.equal(ids, expected)
+    assert max(beside for _, beside in found) > 0, "no two of them were ever computed together"
 
 
 def test_a_conversation_goes_on_from_the_cache_on_the_nodes() -> None:

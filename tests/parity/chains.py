@@ -58,8 +58,13 @@ class LocalChain:
         result: Crossing | Returned = crossing
         self.steps += 1
         for span, held in zip(self.spans, caches, strict=True):
-            result = span.run(Crossing.from_tree(self.through_bytes(result)), held)
+            result = self.step(span, Crossing.from_tree(self.through_bytes(result)), held)
         return Returned.from_tree(self.through_bytes(result))
+
+    def step(
+        self, span: LoadedSpan, crossing: Crossing, cache: SpanCache | None
+    ) -> Crossing | Returned:
+        return span.run(crossing, cache)
 
     def through_bytes(self, result: Crossing | Returned) -> object:
         segments = [bytes(segment) for segment in pack(result.to_tree())]

@@ -29,7 +29,7 @@ from transformers.cache_utils import (
 )
 
 from shardline.core.errors import Unsupported
-from shardline.model.span import SpanCache
+from shardline.model.caches import SpanCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -23,11 +23,12 @@ from shardline.core.clock import SystemClock
 from shardline.core.errors import SpanTooLarge
 from shardline.core.spans import Span
 from shardline.core.units import format_bytes
+from shardline.model.caches import SpanCache
 from shardline.model.fingerprints import config_fingerprint
 from shardline.model.library import quiet
 from shardline.model.profile_inputs import Shapes, same_blocks
 from shardline.model.profiles import BlockKind, Profile, Setup, Timing, fit
-from shardline.model.span import LoadedSpan, SpanCache
+from shardline.model.span import LoadedSpan
 
 if TYPE_CHECKING:
     from shardline.core.clock import Clock

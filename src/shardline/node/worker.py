@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from shardline.codec import pack, unpack
 from shardline.core.errors import (
     CacheFull,
     JournalLost,
@@ -27,11 +25,12 @@ from shardline.core.errors import (
 )
 from shardline.core.ids import Seat, short
 from shardline.core.spans import Span
-from shardline.model import Crossing
 from shardline.node.outbox import Outbox
+from shardline.node.rounds import Rounds
 from shardline.node.seats import Arrived, SeatState, Shares
 from shardline.node.tally import Tally
 from shardline.node.tasks import PeerTasks, Ration
+from shardline.node.wiring import EXACT, Wires, Wiring
 from shardline.wire import EVERY_STEP, Close, Open, Opened, Reroute, Spent, Step
 
 if TYPE_CHECKING:
@@ -68,11 +67,12 @@ STRANGERS_TOLD_PER_S = 100
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """What this node has promised in its record."""
+    """What this node has promised in its record, and how it writes."""
 
     me: NodeId
     model: str
     span: Span
+    wires: Wires = EXACT
 
 
 class Worker:
@@ -103,6 +103,7 @@ class Worker:
         self._computing = 0
         self._strangers = Ration(STRANGERS_TOLD_PER_S)
         self.tally = Tally()
+        self._rounds = Rounds(engine, thread, clock, self.tally)
 
     @property
     def queue(self) -> int:
@@ -197,7 +198,9 @@ class Worker:
         fresh = message.fresh and message.next is not None
         next_has = 0 if fresh else EVERY_STEP
         reserved = message.batch * message.tokens
-        state = SeatState(peer, span, message.next, next_has, reserved)
+        wiring = Wiring(self._duty.wires, message.block)
+        wiring.turn_to(message.wire)
+        state = SeatState(peer, span, message.next, next_has, reserved, wiring=wiring)
         self._seats[seat] = state
         self._tasks.start(peer, self._serve, seat, state, message)
 
@@ -293,7 +296,7 @@ class Worker:
         message = arrived.message
         self._computing += 1
         try:
-            out, compute_s = await self._engine_call(self._compute, seat, state, arrived.segments)
+            done = await self._rounds.run(seat, state.span, arrived.segments, state.wiring.write)
         except PeerFault as error:
             await self._refuse(seat, state, arrived, error)
             return
@@ -309,10 +312,10 @@ class Worker:
         if state.closed:
             return
         state.expected = message.step + 1
-        sent_bytes = sum(segment.nbytes for segment in out)
-        spent = Spent(short(self._duty.me), int(compute_s * 1e6), sent_bytes)
-        state.last_spent = [*message.spent, spent]
-        await self._outbox.send_on(seat, state, message.step, out, replayed=message.replay)
+        out, compute_us = done.out, int(done.compute_s * 1e6)
+        sent = out.size_bytes, out.wire, out.saved_bytes, done.beside
+        state.last_spent = [*message.spent, Spent(short(self._duty.me), compute_us, *sent)]
+        await self._outbox.send_on(seat, state, message.step, out.segments, replayed=message.replay)
 
     async def _reroute(self, peer: NodeId, message: Reroute) -> None:
         seat = Seat(message.session, message.start)
@@ -321,9 +324,9 @@ class Worker:
             if state is None or state.caller != peer or state.next is None:
                 raise _unknown(seat)
             if message.also:
-                await self._outbox.send_ahead(seat, state, message.next)
+                await self._outbox.send_ahead(seat, state, message)
             else:
-                await self._outbox.send_all_to(seat, state, message.next, message.since)
+                await self._outbox.send_all_to(seat, state, message)
         except ShardlineError as error:
             await self._outbox.fail(peer, seat, None, error)
 
@@ -349,6 +352,7 @@ class Worker:
             state.close()
             self._left.set()
             self._outbox.forget(seat)
+            self._rounds.drop(seat)
             self._thread.submit(self._engine.close, seat)  # before any later call of the engine
 
     def _reserve(self, seat: Seat, state: SeatState, message: Open, taken: list[SeatState]) -> None:
@@ -356,17 +360,6 @@ class Worker:
         rows, tokens, now_s = message.batch, message.tokens, self._clock.monotonic_s()
         with self._shares.at(self._engine.report().cache_tokens_total, state, taken, now_s):
             self._engine.open(seat, state.span, rows=rows, tokens=tokens, now_s=now_s)
-
-    def _compute(
-        self, seat: Seat, state: SeatState, segments: Sequence[Segment]
-    ) -> tuple[list[memoryview], float]:
-        """On the engine's thread: bytes to tensors, the blocks' work, tensors to bytes."""
-        crossing = Crossing.from_tree(unpack(segments))
-        started_s = time.perf_counter()
-        out = self._engine.step(seat, crossing, now_s=self._clock.monotonic_s())
-        compute_s = time.perf_counter() - started_s
-        self.tally.add(crossing.tokens, len(state.span), compute_s)
-        return pack(out.to_tree()), compute_s
 
     async def _engine_call(self, work: Callable[..., T], *args: object) -> T:
         """As `_call`; whatever goes wrong there is an error that can be told to a caller."""

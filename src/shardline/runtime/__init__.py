@@ -1,5 +1,6 @@
 """The engine under a node: sessions, their cache, one span's steps."""
 
 from shardline.runtime.engine import EngineReport, RunsBlocks, SpanEngine
+from shardline.runtime.scheduler import Scheduler
 
-__all__ = ["EngineReport", "RunsBlocks", "SpanEngine"]
+__all__ = ["EngineReport", "RunsBlocks", "Scheduler", "SpanEngine"]

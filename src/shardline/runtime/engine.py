@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from shardline.core.errors import CacheFull, PeerFault, SessionUnknown
+from shardline.core.errors import CacheFull, PeerFault, SessionUnknown, ShardlineError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import Cache
 
     from shardline.core.ids import Seat
@@ -40,8 +42,23 @@ class RunsBlocks(Protocol):
         """An empty cache for one session of this span."""
         ...
 
-    def run(self, crossing: Crossing, cache: Cache) -> Crossing | Returned:
-        """The blocks' work on what crosses into them; fills `cache`."""
+    def run_together(
+        self, steps: Sequence[tuple[Crossing, Cache]]
+    ) -> list[Crossing | Returned | ShardlineError]:
+        """The blocks' work on a step of each of several sessions; fills each one's cache.
+
+        What goes wrong with one of them is its own result, and no other's.
+        """
+        ...
+
+    def pieces(self, crossing: Crossing, cache: Cache, tokens: int) -> list[Crossing]:
+        """The same step in several of at most so many tokens; whole where it cannot be cut."""
+        ...
+
+    def joined(
+        self, crossing: Crossing, parts: Sequence[Crossing | Returned]
+    ) -> Crossing | Returned:
+        """What the step gives, of what its pieces gave."""
         ...
 
 
@@ -79,6 +96,8 @@ class SpanEngine:
         self._span = span
         self._cache_tokens = cache_tokens
         self._sessions: dict[Seat, _Session] = {}
+        self._parts: dict[Span, RunsBlocks] = {}
+        """Sessions on the same blocks share their part, and so their steps."""
 
     def hold(self, span: RunsBlocks, *, cache_tokens: int) -> None:
         """From now on sessions open on these blocks; those that are open keep theirs.
@@ -86,6 +105,7 @@ class SpanEngine:
         They keep their reservations too, even if those are more than `cache_tokens`.
         """
         self._span = span
+        self._parts = {}
         self._cache_tokens = max(cache_tokens, self._reserved())
 
     def open(self, seat: Seat, span: Span, *, rows: int, tokens: int, now_s: float) -> None:
@@ -100,27 +120,79 @@ class SpanEngine:
         free = self._cache_tokens - self._reserved()
         if rows * tokens > free:
             raise CacheFull(f"{rows * tokens} cache tokens were asked, {free} are free")
-        part = self._span.part(span)
+        if span not in self._parts:
+            self._parts[span] = self._span.part(span)
+        part = self._parts[span]
         self._sessions[seat] = _Session(part, part.new_cache(), rows, tokens, 0, now_s)
 
     def step(self, seat: Seat, crossing: Crossing, *, now_s: float) -> Crossing | Returned:
-        """Run one step through the session's blocks: what crosses in, and what goes on.
+        """One session's step; raises what `steps` gives back as an error."""
+        (found,) = self.steps([(seat, crossing)], now_s=now_s)
+        if isinstance(found, ShardlineError):
+            raise found
+        return found
 
-        Raises SessionUnknown, CacheFull beyond the reservation, PeerFault for what does not fit the
-        model, StepFailed when a block fails; after the last two the session's cache is spoilt.
+    def steps(
+        self, asked: Sequence[tuple[Seat, Crossing]], *, now_s: float
+    ) -> list[Crossing | Returned | ShardlineError]:
+        """A step of each of these sessions, each once: what crosses in, and what goes on.
+
+        Those on the same blocks are run together. A step's result is SessionUnknown, CacheFull
+        beyond its reservation, PeerFault for what does not fit the model, or StepFailed when a
+        block fails; after the last two its session's cache is spoilt.
+        """
+        found: list[Crossing | Returned | ShardlineError | None] = [None] * len(asked)
+        together: dict[int, list[int]] = {}
+        for index, (seat, crossing) in enumerate(asked):
+            refusal = self._take(seat, crossing, now_s)
+            if refusal is None:
+                together.setdefault(id(self._sessions[seat].span), []).append(index)
+            found[index] = refusal
+        for indices in together.values():
+            states = [self._sessions[asked[index][0]] for index in indices]
+            steps = [
+                (asked[index][1], state.cache) for index, state in zip(indices, states, strict=True)
+            ]
+            for index, result in zip(indices, states[0].span.run_together(steps), strict=True):
+                found[index] = result
+        return [result for result in found if result is not None]
+
+    def pieces(self, seat: Seat, crossing: Crossing, tokens: int) -> list[Crossing]:
+        """A step in pieces of at most so many tokens; whole if it cannot be cut, or cannot be run.
+
+        They are steps of the session: nothing else of it may come between them.
         """
         state = self._sessions.get(seat)
+        if state is None or self._refusal(state, crossing) is not None:
+            return [crossing]
+        return state.span.pieces(crossing, state.cache, tokens)
+
+    def joined(
+        self, seat: Seat, crossing: Crossing, parts: Sequence[Crossing | Returned]
+    ) -> Crossing | Returned:
+        """What a step gives, of what its pieces gave; the session must be open."""
+        return self._sessions[seat].span.joined(crossing, parts)
+
+    def _take(self, seat: Seat, crossing: Crossing, now_s: float) -> ShardlineError | None:
+        """Count a step's tokens before it is run, or say why it cannot be."""
+        state = self._sessions.get(seat)
         if state is None:
-            raise SessionUnknown(f"session {seat.session[:8]} has no seat here")
+            return SessionUnknown(f"session {seat.session[:8]} has no seat here")
+        refusal = self._refusal(state, crossing)
+        if refusal is None:
+            state.used_at_s = now_s
+            state.filled += crossing.tokens
+        return refusal
+
+    @staticmethod
+    def _refusal(state: _Session, crossing: Crossing) -> CacheFull | None:
         filled = state.filled + crossing.tokens
-        if crossing.batch != state.rows or filled > state.tokens:
-            raise CacheFull(
-                f"a step to {crossing.batch} x {filled} tokens, "
-                f"but {state.rows} x {state.tokens} were reserved"
-            )
-        state.used_at_s = now_s
-        state.filled = filled
-        return state.span.run(crossing, state.cache)
+        if crossing.batch == state.rows and filled <= state.tokens:
+            return None
+        return CacheFull(
+            f"a step to {crossing.batch} x {filled} tokens, "
+            f"but {state.rows} x {state.tokens} were reserved"
+        )
 
     def close(self, seat: Seat) -> None:
         """Forget a session and free its cache; unknown ones are no matter."""

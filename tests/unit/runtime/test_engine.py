@@ -1,18 +1,21 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
-from shardline.core.errors import CacheFull, PeerFault, SessionUnknown
+from shardline.core.errors import CacheFull, PeerFault, SessionUnknown, ShardlineError
 from shardline.core.ids import Seat, SessionId
 from shardline.core.spans import Span
-from shardline.model import Call, Crossing
+from shardline.model import Call, Crossing, Returned
 from shardline.runtime import SpanEngine
 from shardline.runtime.engine import SESSION_IDLE_S
 
 WHOLE = Span(0, 4)
+Found = Crossing | Returned | ShardlineError
 
 
 class Doubler:
@@ -27,9 +30,20 @@ class Doubler:
     def new_cache(self) -> DynamicCache:
         return DynamicCache()
 
-    def run(self, crossing: Crossing, cache: DynamicCache) -> Crossing:
-        assert isinstance(cache, DynamicCache)
-        return crossing.after(self.span.stop, (crossing.carried[0] * 2,))
+    def run_together(self, steps: Sequence[tuple[Crossing, Cache]]) -> list[Found]:
+        assert all(isinstance(cache, DynamicCache) for _, cache in steps)
+        return [step.after(self.span.stop, (step.carried[0] * 2,)) for step, _ in steps]
+
+    def pieces(self, crossing: Crossing, cache: Cache, tokens: int) -> list[Crossing]:
+        del cache
+        return [
+            Crossing(crossing.start, (own,), crossing.calls, crossing.order)
+            for own in crossing.carried[0].split(tokens, dim=1)
+        ]
+
+    def joined(self, crossing: Crossing, parts: Sequence[Crossing | Returned]) -> Crossing:
+        hidden = [part.carried[0] for part in parts if isinstance(part, Crossing)]
+        return crossing.after(self.span.stop, (torch.cat(hidden, dim=1),))
 
 
 def crossing(rows: int, tokens: int, span: Span = WHOLE) -> Crossing:

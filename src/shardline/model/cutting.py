@@ -1,0 +1,97 @@
+"""A long step as several shorter ones, with the same outcome: so that others need not wait for it.
+
+Side inputs are cut by their shapes, as `merging` joins them. What keeps more of the past than keys
+and values, or less (recurrent states, sliding windows), is not cut.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import torch
+from transformers.cache_utils import DummyLayer, DynamicLayer
+
+from shardline.model.crossing import Call, Crossing, Returned
+from shardline.model.merging import MASK_RANK, Cannot, is_tokenwise
+from shardline.model.trees import Leaf, Path, Tree, get, map_leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import Cache
+
+__all__ = ["cut", "joined_carried", "joined_tree", "keeps_all"]
+
+MASK: Final[Path] = (1, "attention_mask")
+
+
+def keeps_all(cache: Cache) -> bool:
+    """Whether each layer keeps every key and value that it was given, and nothing else."""
+    return all(type(layer) in {DynamicLayer, DummyLayer} for layer in cache.layers)
+
+
+def cut(crossing: Crossing, past_tokens: int, tokens: int) -> list[Crossing]:
+    """The same step in pieces of at most `tokens` tokens of each sequence, the last to be run last.
+
+    `past_tokens` are those that the session's cache holds of each. Raises Cannot.
+    """
+    pieces: list[Crossing] = []
+    for first in range(0, crossing.tokens, tokens):
+        stop = min(first + tokens, crossing.tokens)
+        carried = tuple(tensor[:, first:stop] for tensor in crossing.carried)
+        calls = tuple(
+            _cut_call(call, crossing, past_tokens, first, stop) for call in crossing.calls
+        )
+        pieces.append(Crossing(crossing.start, carried, calls, crossing.order))
+    return pieces
+
+
+def _cut_call(call: Call, crossing: Crossing, past: int, first: int, stop: int) -> Call:
+    def piece(path: Path, leaf: Leaf) -> Leaf:
+        if leaf is None and path == MASK and first > 0:
+            if past > 0:
+                raise Cannot("no mask, though there is a past")
+            return _causal(first, stop, crossing.carried[0].device)
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        if leaf.dim() == MASK_RANK and leaf.shape[2:] == (crossing.tokens, past + crossing.tokens):
+            return leaf[:, :, first:stop, : past + stop]
+        if not is_tokenwise(leaf, crossing.batch, crossing.tokens):
+            raise Cannot(f"a side input of shape {tuple(leaf.shape)}")
+        return leaf[first:stop] if leaf.dim() == 1 else leaf[:, first:stop]
+
+    tree = call.args, call.kwargs
+    if first > 0 and not _has(tree, MASK):
+        raise Cannot("a block without a mask")
+    return Call(*map_leaves(tree, piece))
+
+
+def _has(tree: Tree, path: Path) -> bool:
+    try:
+        get(tree, path)
+    except (LookupError, TypeError):
+        return False
+    return True
+
+
+def _causal(first: int, stop: int, device: torch.device) -> torch.Tensor:
+    """Which of the keys [0, stop) the queries [first, stop) see: none after itself."""
+    keys, queries = torch.arange(stop, device=device), torch.arange(first, stop, device=device)
+    return (keys[None, :] <= queries[:, None])[None, None]
+
+
+def joined_carried(pieces: Sequence[Crossing]) -> tuple[torch.Tensor, ...]:
+    """What a step's pieces hand on, as the step would."""
+    each = zip(*(piece.carried for piece in pieces), strict=True)
+    return tuple(torch.cat(tensors, dim=1) for tensors in each)
+
+
+def joined_tree(pieces: Sequence[Returned]) -> Returned:
+    """What the last block gave for a step's pieces, as it would have for the step."""
+
+    def join(path: Path, leaf: Leaf) -> Leaf:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        return torch.cat([get(piece.output, path) for piece in pieces], dim=min(1, leaf.dim() - 1))
+
+    return Returned(map_leaves(pieces[0].output, join))

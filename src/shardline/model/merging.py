@@ -1,0 +1,328 @@
+"""Steps of several sessions as one: linear layers see all their tokens, attention each its own.
+
+The blocks' own code runs once, on a single row of all tokens, so that each weight is read once a
+step. Two things are put in its way: a cache that hands every session's keys and values to that
+session's own cache, and an attention function, registered with Transformers, that asks the one it
+stands for session by session. Which architectures can be run so is not listed anywhere: side
+inputs are joined by their shapes, and `LoadedSpan` compares the first merged step of each kind with
+the same steps alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import torch
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from shardline.codec import Marker
+from shardline.core.errors import StepFailed
+from shardline.model.crossing import Call, Crossing
+from shardline.model.trees import Leaf, Path, Tree, get, leaves, map_leaves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Sequence
+
+    from torch import nn
+    from transformers import Cache, PreTrainedConfig
+
+__all__ = [
+    "MASK_RANK",
+    "Cannot",
+    "Handing",
+    "Kind",
+    "Merged",
+    "agree",
+    "is_tokenwise",
+    "kind_of",
+    "merged_attention",
+]
+
+NAME: Final = "shardline_merged"
+MASK_RANK: Final = 4
+"""Rows, heads, queries, keys."""
+TOLERANCE: Final = {torch.float32: 1e-3, torch.float64: 1e-6}
+"""The mean difference of what comes out, over its mean size; wrong merging is wrong by far more."""
+TOLERANCE_16: Final = 0.05
+
+Kind = tuple[Any, ...]
+"""Steps of one kind may be merged with each other."""
+
+
+class Cannot(Exception):
+    """These steps cannot be one."""
+
+
+@dataclass(slots=True)
+class Piece:
+    """One session's part of a merged step: tokens [first, first + rows x tokens) of its one row."""
+
+    first: int
+    rows: int
+    tokens: int
+    cache: Cache
+    failed: StepFailed | None = None
+    states: tuple[torch.Tensor, torch.Tensor] | None = None
+    """Keys and values of the layer that is at work, all that the session has of it."""
+
+    @property
+    def stop(self) -> int:
+        """Where the next piece begins."""
+        return self.first + self.rows * self.tokens
+
+    def of(self, flat: torch.Tensor) -> torch.Tensor:
+        """(1, heads, all tokens, width) -> (rows, heads, tokens, width)."""
+        own = flat[:, :, self.first : self.stop]
+        if self.rows == 1:
+            return own
+        _, heads, _, width = own.shape
+        return own.reshape(heads, self.rows, self.tokens, width).transpose(0, 1)
+
+    def rows_of(self, flat: torch.Tensor) -> torch.Tensor:
+        """(1, all tokens, ...) or (all tokens, ...) -> (rows, tokens, ...) or (own tokens, ...)."""
+        if flat.shape[0] == 1:
+            own = flat[0, self.first : self.stop]
+            return own.reshape(self.rows, self.tokens, *flat.shape[2:])
+        return flat[self.first : self.stop]
+
+
+class Handing:
+    """Stands for the cache in a merged step; it can do nothing but take keys and values.
+
+    Code that asks it for lengths or states fails, and its steps are run alone.
+    """
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._pieces = pieces
+
+    def update(
+        self,
+        key_states: torch.Tensor,
+        value_states: torch.Tensor,
+        *args: object,
+        **kwargs: object,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give each session its own; (1, heads, all tokens, width) in, and out as they were."""
+        for piece in self._pieces:
+            own = piece.of(key_states), piece.of(value_states)
+            with _failing_alone(piece):
+                piece.states = cast("Any", piece.cache).update(*own, *args, **kwargs)
+        return key_states, value_states
+
+
+@contextlib.contextmanager
+def _failing_alone(piece: Piece) -> Generator[None]:
+    """What is wrong with one session's masks or cache is no other's fault."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        piece.failed = StepFailed(f"attention failed: {reason}")
+
+
+@dataclass(slots=True)
+class Merged:
+    """Several crossings as one, in one row, and what is each one's own."""
+
+    crossing: Crossing
+    pieces: list[Piece]
+    masks: tuple[tuple[torch.Tensor | None, ...], ...]
+    """For each call of the crossing, the pieces' masks."""
+    handing: Handing = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make what stands for the cache."""
+        self.handing = Handing(self.pieces)
+
+    @classmethod
+    def of(cls, steps: Sequence[tuple[Crossing, Cache]]) -> Merged:
+        """Steps of one kind; raises Cannot where their inputs cannot be joined."""
+        pieces: list[Piece] = []
+        first = 0
+        for crossing, cache in steps:
+            pieces.append(Piece(first, crossing.batch, crossing.tokens, cache))
+            first = pieces[-1].stop
+        crossings = [crossing for crossing, _ in steps]
+        carried = tuple(
+            torch.cat([tensor.reshape(1, -1, tensor.shape[-1]) for tensor in tensors], dim=1)
+            for tensors in zip(*(crossing.carried for crossing in crossings), strict=True)
+        )
+        joined = [
+            _joined([crossing.calls[index] for crossing in crossings], pieces)
+            for index in range(len(crossings[0].calls))
+        ]
+        calls, masks = tuple(call for call, _ in joined), tuple(mask for _, mask in joined)
+        start, order = crossings[0].start, crossings[0].order
+        return cls(Crossing(start, carried, calls, order), pieces, masks)
+
+    def split(self, tree: Tree) -> list[Tree]:
+        """What came out, for each piece; raises StepFailed for tensors that are not of tokens."""
+        total = self.pieces[-1].stop
+
+        def check(_: Path, leaf: Leaf) -> Leaf:
+            if isinstance(leaf, torch.Tensor) and total not in leaf.shape[:2]:
+                raise StepFailed(f"an output of shape {tuple(leaf.shape)}")
+            return leaf
+
+        map_leaves(tree, check)
+        return [
+            map_leaves(tree, lambda _, x, p=piece: p.rows_of(x) if torch.is_tensor(x) else x)
+            for piece in self.pieces
+        ]
+
+
+def kind_of(crossing: Crossing) -> Kind:
+    """Equal for steps that may be tried as one: same blocks, same inputs but for their tokens."""
+    size = crossing.batch, crossing.tokens
+    carried = tuple((tensor.dtype, tensor.shape[-1]) for tensor in crossing.carried)
+    calls = tuple(
+        tuple(_leaf_kind(path, leaf, size) for path, leaf in leaves((call.args, call.kwargs)))
+        for call in crossing.calls
+    )
+    return crossing.start, crossing.order, carried, calls
+
+
+def _leaf_kind(path: Path, leaf: Leaf, size: tuple[int, int]) -> tuple[Any, ...]:
+    if leaf is None or (isinstance(leaf, torch.Tensor) and leaf.dim() == MASK_RANK):
+        return path, "mask or nothing"
+    if isinstance(leaf, torch.Tensor):
+        tokenwise = is_tokenwise(leaf, *size)
+        rest = tuple(leaf.shape[2:]) if tokenwise else tuple(leaf.shape)
+        return path, tokenwise, leaf.dim(), rest, leaf.dtype
+    known = leaf is None or isinstance(leaf, bool | int | float | str | Marker)
+    return path, leaf if known else id(leaf)
+
+
+def is_tokenwise(leaf: torch.Tensor, rows: int, tokens: int) -> bool:
+    """(tokens,), (1 or rows, tokens), or more dimensions after these."""
+    if leaf.dim() == 1:
+        return leaf.shape[0] == tokens
+    return leaf.dim() > 1 and leaf.shape[0] in {1, rows} and leaf.shape[1] == tokens
+
+
+def _joined(
+    calls: Sequence[Call], pieces: Sequence[Piece]
+) -> tuple[Call, tuple[torch.Tensor | None, ...]]:
+    """One call of all of them without its masks, and each one's mask."""
+    trees = [(call.args, call.kwargs) for call in calls]
+    masks: list[tuple[torch.Tensor | None, ...]] = []
+
+    def join(path: Path, leaf: Leaf) -> Leaf:
+        each = [get(tree, path) for tree in trees]
+        if any(isinstance(one, torch.Tensor) and one.dim() == MASK_RANK for one in each):
+            masks.append(tuple(each))
+            return None
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        return torch.cat(
+            [_flat(one, piece) for one, piece in zip(each, pieces, strict=True)],
+            dim=min(1, leaf.dim() - 1),
+        )
+
+    args, kwargs = map_leaves(trees[0], join)
+    if len(masks) > 1:
+        raise Cannot("more than one mask")
+    return Call(args, kwargs), masks[0] if masks else (None,) * len(pieces)
+
+
+def _flat(leaf: torch.Tensor, piece: Piece) -> torch.Tensor:
+    """Side inputs of each row's tokens, in one row."""
+    if not is_tokenwise(leaf, piece.rows, piece.tokens):
+        raise Cannot(f"a side input of shape {tuple(leaf.shape)}")
+    if leaf.dim() == 1:
+        return leaf.repeat(piece.rows)
+    spread = leaf.expand(piece.rows, *leaf.shape[1:])
+    return spread.reshape(1, piece.rows * piece.tokens, *leaf.shape[2:])
+
+
+class _Now(threading.local):
+    """The merged step that this thread is running."""
+
+    pieces: Sequence[Piece] = ()
+    masks: Sequence[torch.Tensor | None] = ()
+    stands_for: str = "sdpa"
+
+
+_now = _Now()
+
+
+def _attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Each session's queries on its own keys and values; (1, all tokens, heads, width) out."""
+    function = _function(module)
+    width = int(value.shape[-1])
+    outs: list[torch.Tensor] = []
+    for piece, mask in zip(_now.pieces, _now.masks, strict=True):
+        own = piece.of(query)
+        out = own.new_zeros(1, piece.stop - piece.first, own.shape[1], width)
+        if piece.failed is None and piece.states is not None:
+            with _failing_alone(piece):
+                found, _ = function(module, own, *piece.states, mask, **options)
+                out = found.reshape(out.shape)
+        outs.append(out)
+        piece.states = None
+    return torch.cat(outs, dim=1), None
+
+
+def _function(module: nn.Module) -> Callable[..., Any]:
+    """The attention that the model would have used."""
+    own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    return cast("Any", ALL_ATTENTION_FUNCTIONS).get_interface(_now.stands_for, own)
+
+
+cast("Any", AttentionInterface).register(NAME, _attend)
+
+
+@contextlib.contextmanager
+def merged_attention(
+    configs: Iterable[PreTrainedConfig],
+    pieces: Sequence[Piece],
+    masks: Sequence[torch.Tensor | None],
+) -> Generator[None]:
+    """Within, modules of these configs attend session by session, on this thread.
+
+    Whoever enters holds what keeps other threads from these configs.
+    """
+    held = [(config, cast("Any", config)._attn_implementation) for config in configs]  # noqa: SLF001
+    names = {name for _, name in held}
+    if len(names) != 1:
+        raise StepFailed("modules of one block attend in different ways")
+    _now.pieces, _now.masks, _now.stands_for = pieces, masks, names.pop()
+    try:
+        for config, _ in held:
+            cast("Any", config)._attn_implementation = NAME  # noqa: SLF001
+        yield
+    finally:
+        for config, name in held:
+            cast("Any", config)._attn_implementation = name  # noqa: SLF001
+        _now.pieces, _now.masks = (), ()
+
+
+def agree(alone: Tree, merged: Tree) -> bool:
+    """Whether two outputs are the same but for rounding."""
+    pairs = zip(leaves(alone), leaves(merged), strict=False)
+    for (path, one), (also, other) in pairs:
+        if path != also or isinstance(one, torch.Tensor) != isinstance(other, torch.Tensor):
+            return False
+        if isinstance(one, torch.Tensor) and not _close(one, other):
+            return False
+    return len(list(leaves(alone))) == len(list(leaves(merged)))
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    tolerance = TOLERANCE.get(one.dtype, TOLERANCE_16)
+    size = one.double().abs().mean().clamp_min(1e-12)
+    return bool((one.double() - other.double()).abs().mean() <= tolerance * size)

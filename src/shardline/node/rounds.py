@@ -1,0 +1,200 @@
+"""The engine's one thread, and the steps that wait for it: it takes them in rounds, many at once.
+
+Whoever wants a step awaits it here. While a round is run more steps gather; the next round takes
+what the scheduler chooses of them. Seats that open and close come between two rounds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shardline.codec import unpack
+from shardline.core.errors import SessionUnknown, ShardlineError, StepFailed
+from shardline.model import Crossing
+from shardline.runtime import Scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
+
+    from shardline.core.clock import Clock
+    from shardline.core.ids import Seat
+    from shardline.core.segments import Segment
+    from shardline.core.spans import Span
+    from shardline.model import Returned
+    from shardline.node.tally import Tally
+    from shardline.node.wiring import Written
+    from shardline.runtime import SpanEngine
+
+__all__ = ["Computed", "Rounds"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A step's outputs as bytes, and what it took."""
+
+    out: Written
+    compute_s: float
+    """All rounds that it was part of."""
+    beside: int
+    """Tokens of other sessions in its last round."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    seat: Seat
+    span: Span
+    segments: Sequence[Segment]
+    write: Callable[[Crossing | Returned], Written]
+    future: asyncio.Future[Computed]
+    tokens: int = 0
+    compute_s: float = 0.0
+
+
+class Rounds:
+    """Steps on their way through the engine; one at a time of each seat."""
+
+    def __init__(self, engine: SpanEngine, thread: Executor, clock: Clock, tally: Tally) -> None:
+        self._scheduler = Scheduler(engine)
+        self._thread = thread
+        self._clock = clock
+        self._tally = tally
+        self._lock = threading.Lock()
+        self._new: list[_Asked] = []
+        """What the next round finds; behind the lock."""
+        self._due = False
+        """A round is submitted and has not begun; behind the lock."""
+        self._taken: dict[Seat, _Asked] = {}
+        """What the scheduler has; on the engine's thread only."""
+
+    async def run(
+        self,
+        seat: Seat,
+        span: Span,
+        segments: Sequence[Segment],
+        write: Callable[[Crossing | Returned], Written],
+    ) -> Computed:
+        """One step of this seat: bytes to tensors, the blocks' work, tensors to bytes.
+
+        Raises what the engine's `steps` gives back, PeerFault for bytes that are no step, and
+        SessionUnknown once the seat is dropped.
+        """
+        asked = _Asked(seat, span, segments, write, asyncio.get_running_loop().create_future())
+        with self._lock:
+            self._new.append(asked)
+        self._wake()
+        return await asked.future
+
+    def drop(self, seat: Seat) -> None:
+        """Let a seat's step, begun or not, be nobody's; call it on the event loop."""
+        with self._lock:
+            gone = [asked for asked in self._new if asked.seat == seat]
+            self._new = [asked for asked in self._new if asked.seat != seat]
+        for asked in gone:
+            _settle(asked, _left(seat))
+        self._thread.submit(self._forget, seat)
+
+    def _wake(self) -> None:
+        with self._lock:
+            if self._due:
+                return
+            self._due = True
+        self._thread.submit(self._round)
+
+    def _forget(self, seat: Seat) -> None:
+        self._scheduler.drop(seat)
+        asked = self._taken.pop(seat, None)
+        if asked is not None:
+            self._tell([(asked, _left(seat))])
+
+    def _round(self) -> None:
+        """On the engine's thread: take what is new, run a round, tell who waits for it."""
+        with self._lock:
+            self._due = False
+            new, self._new = self._new, []
+        told: list[tuple[_Asked, Computed | ShardlineError]] = []
+        for asked in new:
+            try:
+                crossing = Crossing.from_tree(unpack(asked.segments))
+            except Exception as error:  # noqa: BLE001  (a task's supervisor)
+                told.append((asked, _failure(error)))
+                continue
+            asked.segments = ()
+            asked.tokens = crossing.batch * crossing.tokens
+            self._taken[asked.seat] = asked
+            self._scheduler.add(asked.seat, crossing)
+        if self._taken:
+            told += self._run()
+        self._tell(told)
+        if self._taken:
+            self._wake()
+
+    def _run(self) -> list[tuple[_Asked, Computed | ShardlineError]]:
+        started_s = time.perf_counter()
+        try:
+            done = self._scheduler.round(now_s=self._clock.monotonic_s())
+        except Exception as error:  # noqa: BLE001  (a task's supervisor)
+            failure = _failure(error)
+            lost, self._taken = self._taken, {}
+            for seat in lost:
+                self._scheduler.drop(seat)
+            return [(asked, failure) for asked in lost.values()]
+        took_s = time.perf_counter() - started_s
+        tokens = self._scheduler.last_tokens
+        told: list[tuple[_Asked, Computed | ShardlineError]] = []
+        for seat in self._scheduler.last_seats:
+            self._taken[seat].compute_s += took_s
+        for seat, found in done:
+            asked = self._taken.pop(seat)
+            told.append((asked, self._computed(asked, found, tokens)))
+        return told
+
+    def _computed(
+        self, asked: _Asked, found: Crossing | Returned | ShardlineError, tokens: int
+    ) -> Computed | ShardlineError:
+        if isinstance(found, ShardlineError):
+            return found
+        self._tally.add(asked.tokens, len(asked.span), asked.compute_s)
+        try:
+            out = asked.write(found)
+        except Exception as error:  # noqa: BLE001  (a task's supervisor)
+            return _failure(error)
+        return Computed(out, asked.compute_s, max(0, tokens - asked.tokens))
+
+    def _tell(self, told: Sequence[tuple[_Asked, Computed | ShardlineError]]) -> None:
+        """On the engine's thread: hand results to who awaits them."""
+        if told:
+            loop = told[0][0].future.get_loop()  # a node has one
+            loop.call_soon_threadsafe(_settle_all, told)
+
+
+def _settle_all(results: Sequence[tuple[_Asked, Computed | ShardlineError]]) -> None:
+    for asked, result in results:
+        _settle(asked, result)
+
+
+def _settle(asked: _Asked, result: Computed | ShardlineError) -> None:
+    if asked.future.done():
+        return
+    if isinstance(result, ShardlineError):
+        asked.future.set_exception(result)
+    else:
+        asked.future.set_result(result)
+
+
+def _left(seat: Seat) -> SessionUnknown:
+    return SessionUnknown(f"session {seat.session[:8]} has left this node")
+
+
+def _failure(error: Exception) -> ShardlineError:
+    if isinstance(error, ShardlineError):
+        return error
+    _log.warning("a step failed", exc_info=error)
+    return StepFailed(f"{type(error).__name__}: {error}")
