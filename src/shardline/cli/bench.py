@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shardline.cli.bench_node import chain, node
 from shardline.cli.demo import shipped_model
 from shardline.cli.options import json_option
 from shardline.cli.plan import OBJECTIVES
@@ -34,6 +35,10 @@ NODES_MAX, BLOCKS_MAX = 1_024, 1_024
 @click.group()
 def bench() -> None:
     """Measure, on this machine, what shardline promises."""
+
+
+bench.add_command(node)
+bench.add_command(chain)
 
 
 @bench.command()

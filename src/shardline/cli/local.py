@@ -171,13 +171,14 @@ def local_swarm(  # noqa: PLR0913 - what to serve, then how
     threads: int = 1,
     cabled: bool = False,
     invite: Invite | None = None,
+    options: Sequence[str] = (),
 ) -> Generator[LocalSwarm]:
     """One node process a span, ready to be used; raises NodeLost with a node's own last words.
 
     `cabled` gives each node a cable of its own, to be cut; Unsupported where that cannot be done.
-    `invite` founds the swarm; None makes one.
+    `invite` founds the swarm; None makes one. `options` are for every node's `serve`.
     """
-    options = ["--dtype", dtype, "--threads", str(threads)]
+    options = ["--dtype", dtype, "--threads", str(threads), *options]
     with (
         tempfile.TemporaryDirectory(prefix="shardline-") as folder,
         joined(invite or Invite.new(), listen="127.0.0.1:0") as swarm,
