@@ -16,6 +16,7 @@ from shardline.cli.options import (
     model_argument,
     standby_option,
     the_invite,
+    wire_options,
 )
 from shardline.cli.progress import Progress
 from shardline.core.errors import PromptTooLong
@@ -33,16 +34,26 @@ __all__ = ["chat"]
 @join_option
 @sampling_options
 @standby_option
-def chat(*, model: str, join_text: str | None, sampling: Sampling, standby: int) -> None:
+@wire_options
+def chat(  # noqa: PLR0913  (one for each option)
+    *,
+    model: str,
+    join_text: str | None,
+    sampling: Sampling,
+    standby: int,
+    wire: str,
+    wire_block: int,
+) -> None:
     """Talk with MODEL, whose blocks the swarm holds; an empty line or Ctrl-D ends it."""
     invite = the_invite(join_text)
 
-    from shardline.client import joined
+    from shardline.client import Terms, joined
 
+    terms = Terms(wire, wire_block)
     with joined(invite, book=address_book()) as swarm:
         keep_invite(invite)
         with Progress("loading"):
-            swarm_model = swarm.model_now(model, standby=standby, tell=tell)
+            swarm_model = swarm.model_now(model, standby=standby, terms=terms, tell=tell)
             talk = _Talk(swarm_model, Writer(swarm_model), sampling)
         while line := _ask():
             talk.turn(line)

@@ -19,6 +19,7 @@ from shardline.cli.options import (
     model_argument,
     standby_option,
     the_invite,
+    wire_options,
 )
 from shardline.cli.progress import Progress
 from shardline.core.errors import BadInput
@@ -92,6 +93,7 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--prompt", required=True, metavar="TEXT")
 @sampling_options
 @standby_option
+@wire_options
 @json_option
 def generate(  # noqa: PLR0913  (one for each option)
     *,
@@ -100,20 +102,23 @@ def generate(  # noqa: PLR0913  (one for each option)
     prompt: str,
     sampling: Sampling,
     standby: int,
+    wire: str,
+    wire_block: int,
     as_json: bool,
 ) -> None:
     """Go on from a prompt with MODEL, whose blocks the swarm holds."""
     invite = the_invite(join_text)
 
-    from shardline.client import joined
+    from shardline.client import Terms, joined
 
+    terms = Terms(wire, wire_block)
     with (
         Progress("joining the swarm", wanted=not as_json) as progress,
         joined(invite, book=address_book()) as swarm,
     ):
         keep_invite(invite)
         progress.say(f"loading the ends of {model}")
-        swarm_model = swarm.model_now(model, standby=standby, tell=tell)
+        swarm_model = swarm.model_now(model, standby=standby, terms=terms, tell=tell)
         progress.say("reading the prompt")
         writer = Writer(swarm_model, quiet=as_json, on_count=progress.count)
         writer.write(writer.encode(prompt), sampling)
@@ -183,10 +188,15 @@ def summary(writer: Writer) -> str:
     """How the text went, in one line."""
     went = writer.generation
     nodes = len(went.chain)
-    return (
+    text = (
         f"{len(writer.token_ids)} tokens, {went.tokens_per_s:.1f} tokens/s, first after "
         f"{went.time_to_first_token_s:.2f} s, over {nodes} node{'s' * (nodes > 1)}"
     )
+    if not went.saved_bytes:
+        return text
+    share = went.moved_bytes / (went.moved_bytes + went.saved_bytes)
+    codecs = " and ".join(dict.fromkeys(went.wires))
+    return f"{text}, {codecs} on its links: {share:.0%} of the bytes of raw"
 
 
 def chain_rows(hops: tuple[Hop, ...], nodes: list[NodeRecord]) -> list[dict[str, Any]]:
@@ -213,5 +223,7 @@ def _report(swarm: Swarm, model: SwarmModel, writer: Writer) -> dict[str, Any]:
         "chain": chain_rows(went.chain, nodes),
         "standby": chain_rows(went.standbys, nodes),
         "moved_bytes": went.moved_bytes,
+        "saved_bytes": went.saved_bytes,
+        "wire": list(went.wires),
         "model": model.plan.model_dir.name,
     }

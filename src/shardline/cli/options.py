@@ -6,6 +6,7 @@ The environment is read here and nowhere else.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import re
@@ -19,9 +20,10 @@ from filelock import FileLock, Timeout
 
 from shardline.core.errors import BadInput
 from shardline.swarm import AddressBook, Identity, Invite, InviteStore, check_name
+from shardline.wire import BLOCK_DEFAULT, BLOCK_MAX, BLOCK_MIN
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 __all__ = [
     "DEFAULT_PORT",
@@ -38,6 +40,9 @@ __all__ = [
     "profiles_folder",
     "standby_option",
     "the_invite",
+    "weights_folder",
+    "wire_option",
+    "wire_options",
 ]
 
 DEFAULT_PORT = 7411
@@ -45,6 +50,8 @@ THREADS_MAX = 1_024
 SAME_NAME_MAX = 64
 NAME_BYTES_MAX = 200
 ADDRESSES_MAX = 3
+CODECS = ("raw", "int8")
+"""As in `codec`, which is imported later: a test holds them equal."""
 DEVICE = re.compile(r"(?:cpu|cuda|mps)(?::[0-9]{1,3})?")
 
 model_argument = click.argument("model")
@@ -58,7 +65,27 @@ standby_option = click.option(
     metavar="N",
     help="1: keep a second node warm for each span, so that a death costs next to nothing.",
 )
+wire_option = functools.partial(click.option, "--wire", type=click.Choice(CODECS))
+"""`--wire`, with its default and help."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def wire_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every command that writes text: how coarsely hidden states may cross."""
+    wire = wire_option(
+        default=CODECS[0],
+        show_default=True,
+        help="How coarsely hidden states may cross: int8 is a quarter of float32, and not exact.",
+    )
+    block = click.option(
+        "--wire-block",
+        type=click.IntRange(BLOCK_MIN, BLOCK_MAX),
+        default=BLOCK_DEFAULT,
+        show_default=True,
+        metavar="N",
+        help="With int8: the most elements that share a scale.",
+    )
+    return wire(block(command))
 
 
 def home() -> Path:
@@ -69,6 +96,11 @@ def home() -> Path:
 def profiles_folder() -> Path:
     """Where is kept what blocks cost on this machine."""
     return home() / "profiles"
+
+
+def weights_folder() -> Path:
+    """Where quantised weights are kept for the next start."""
+    return home() / "weights"
 
 
 def check_device(name: str) -> None:

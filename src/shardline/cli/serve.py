@@ -23,6 +23,8 @@ from shardline.cli.options import (
     node_identity,
     own_addresses,
     the_invite,
+    weights_folder,
+    wire_option,
 )
 from shardline.core.errors import AddressTaken, BadInput, BlocksOutOfRange
 from shardline.core.units import format_bytes, parse_bytes
@@ -41,6 +43,9 @@ NOWHERE = "none"
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  (compared with, not bound)
 BLOCKS = re.compile(r"auto|[0-9]{1,6}:[0-9]{1,6}")
 ADDRESS_CHARS_MAX = 100
+PLAIN = {"bf16": "bfloat16", "fp32": "float32"}
+QUANTISED = ("int8", "int8-weight", "int4")
+"""As in `model`, which is imported later: a test holds them equal."""
 
 
 @click.command()
@@ -55,8 +60,24 @@ ADDRESS_CHARS_MAX = 100
 @click.option("--name", metavar="N", help="What people call this node; default: the machine's.")
 @click.option("--device", default="cpu", metavar="cpu|cuda:0", help="Where to compute.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="Default: the model's.")
+@click.option(
+    "--weights",
+    type=click.Choice([*PLAIN, *QUANTISED]),
+    help="How to hold weights: fewer bits need less memory, are faster, and not exact.",
+)
+@click.option(
+    "--outliers",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="With int8: inputs beyond X are multiplied in 16 bits. Default: 6.",
+)
 @click.option("--memory", metavar="8GiB", help="For weights and cache; default: most of the free.")
 @click.option("--threads", type=click.IntRange(1, THREADS_MAX), metavar="N", help="CPU threads.")
+@wire_option(
+    default="int8",
+    show_default=True,
+    help="The coarsest in which hidden states leave here, where a session allows it; raw: never.",
+)
 @click.option("--pace", type=click.FloatRange(0.001, 1.0), default=1.0, hidden=True)
 def serve(  # noqa: PLR0913  (one argument an option)
     *,
@@ -67,8 +88,11 @@ def serve(  # noqa: PLR0913  (one argument an option)
     name: str | None,
     device: str,
     dtype: str | None,
+    weights: str | None,
+    outliers: float | None,
     memory: str | None,
     threads: int | None,
+    wire: str,
     pace: float,
 ) -> None:
     """Serve a part of MODEL (a directory or a hub id) until interrupted.
@@ -78,10 +102,12 @@ def serve(  # noqa: PLR0913  (one argument an option)
     invite = Invite.new() if join_text is None else the_invite(join_text)
     memory_bytes = None if memory is None else parse_bytes(memory)
     _check(blocks, listen, device)
+    dtype, kind = _kind(dtype, weights, outliers)
     if listen == NOWHERE and join_text is None:
         raise BadInput("a node that listens nowhere needs others to dial: give --join INVITE")
 
     with node_identity(name) as (own_name, identity):
+        from shardline.model import kind_named
         from shardline.node import Pace, Settings
 
         settings = Settings(
@@ -91,8 +117,11 @@ def serve(  # noqa: PLR0913  (one argument an option)
             blocks=blocks,
             device=device,
             dtype=dtype,
+            weights=None if kind is None else kind_named(kind, threshold=outliers),
+            weights_folder=weights_folder(),
             memory_bytes=memory_bytes,
             threads=threads,
+            wire=wire,
             pace=Pace().times(pace),
         )
         start = _Start(invite, founds=join_text is None, any_port=listen is None)
@@ -106,6 +135,18 @@ def _check(blocks: str, listen: str | None, device: str) -> None:
     if listen is not None and listen != NOWHERE:
         split_address(listen[:ADDRESS_CHARS_MAX])
     check_device(device)
+
+
+def _kind(
+    dtype: str | None, weights: str | None, outliers: float | None
+) -> tuple[str | None, str | None]:
+    """The dtype to compute in and the kind of quantised weights, as far as a person says."""
+    if outliers is not None and weights != "int8":
+        raise BadInput("--outliers is for --weights int8")
+    plain = PLAIN.get(weights or "")
+    if plain and dtype not in {None, plain}:
+        raise BadInput(f"--weights {weights} and --dtype {dtype} contradict each other")
+    return plain or dtype, None if plain else weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,22 +183,26 @@ async def _serve(settings: Settings, start: _Start, identity: Identity) -> None:
 def _reachable(invite: Invite, listening: Sequence[str]) -> Invite:
     """The invite with addresses that other machines can use for the one that listens on all."""
     for address in listening:
-        host, _, port = address.rpartition(":")
+        where, slash, name = address.partition("/")
+        host, _, port = where.rpartition(":")
         if host in WILDCARDS:
             for own in own_addresses(int(port)):
-                invite = invite.with_bootstrap(own)
+                invite = invite.with_bootstrap(f"{own}{slash}{name}")
     return invite
 
 
 def _tell(serving: Serving) -> None:
     record = serving.record
-    where = f"at {serving.listening[0]}" if serving.listening else f"through {record.through}"
+    at = serving.listening[0].partition("/")[0] if serving.listening else ""
+    where = f"at {at}" if at else f"through {record.through}"
     click.echo(
         f"{record.name} serves blocks {record.span} of {record.blocks} of {record.model}: "
         f"{record.dtype} on {record.device}, {format_bytes(serving.weights_bytes)} of weights, "
         f"room for {record.cache_tokens_total} tokens, {where}, "
         f"ready in {serving.load_s:.1f} s"
     )
+    if serving.whole:
+        click.echo(f"kept in {record.dtype.partition('+')[0]}: {', '.join(serving.whole)}")
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

@@ -1,5 +1,6 @@
 """Cut any Hugging Face decoder into spans of blocks, and run them apart with the same result."""
 
+from shardline.model.caches import SpanCache
 from shardline.model.chain import ChainPlan, Link
 from shardline.model.crossing import Call, Crossing, Returned
 from shardline.model.ends import RunBlocks, load_ends
@@ -18,16 +19,20 @@ from shardline.model.profiles import (
     newest_profile,
 )
 from shardline.model.profiling import decode_rate, measure_profile, setup_of
+from shardline.model.quantising import KINDS, Weights, kind_named
 from shardline.model.resolving import resolve
-from shardline.model.span import LoadedSpan, SpanCache, load_span
+from shardline.model.span import LoadedSpan, load_span
 from shardline.model.tokenizer import load_tokenizer
 from shardline.model.tracing import trace
+from shardline.model.weights import Kind
 
 __all__ = [
+    "KINDS",
     "BlockKind",
     "Call",
     "ChainPlan",
     "Crossing",
+    "Kind",
     "Line",
     "Link",
     "LoadedSpan",
@@ -37,6 +42,7 @@ __all__ = [
     "Setup",
     "SpanCache",
     "Timing",
+    "Weights",
     "adopt_threads",
     "cache_length",
     "config_fingerprint",
@@ -45,6 +51,7 @@ __all__ = [
     "fit",
     "keep_profile",
     "kept_profile",
+    "kind_named",
     "load_ends",
     "load_span",
     "load_tokenizer",

@@ -1,71 +1,43 @@
-"""A span of a model's blocks with real weights, and the cache a session keeps on it.
+"""A span of a model's blocks with real weights.
 
 Running a step is one pure call: a crossing and the session's cache in, the next crossing (or the
-last block's result) out. The trap that the cache here closes: Transformers' cache answers "how
-long" from layer 0, which is empty on every node but the first, and wrong lengths give wrong
-tokens without any error.
+last block's result) out.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer, DynamicCache
+from transformers.cache_utils import Cache
 
 from shardline.codec import Marker
-from shardline.core.errors import PeerFault, StepFailed
+from shardline.core.errors import PeerFault, ShardlineError, StepFailed
+from shardline.core.spans import Span
+from shardline.model.caches import SpanCache
 from shardline.model.crossing import CACHE, Call, Crossing, Returned, carried_marker
+from shardline.model.cutting import joined_carried, joined_tree
 from shardline.model.library import text_config
 from shardline.model.loading import BUILDING, drop_outside, load_part
+from shardline.model.merging import Handing, Merged, merged_attention
+from shardline.model.together import Together
 from shardline.model.trees import Leaf, Path, Tree, get, map_leaves
+from shardline.model.weights import QuantisedExperts, QuantisedLinear
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
-    from shardline.core.spans import Span
     from shardline.model.chain import ChainPlan
+    from shardline.model.quantising import Weights
 
-__all__ = ["LoadedSpan", "SpanCache", "load_span"]
+__all__ = ["LoadedSpan", "load_span"]
 
 PAGE_BYTES: Final = 4096
-
-
-class SpanCache(DynamicCache):
-    """One session's cache on one span: layers that the span does not hold cannot be asked.
-
-    With a dummy in their places, Transformers' own code takes the first layer that is held for
-    the sequence's length and mask sizes. `tokens` counts for spans without attention.
-    """
-
-    def __init__(self, config: PreTrainedConfig, span: Span) -> None:
-        super().__init__(config=config)
-        self.tokens = 0
-        for index in range(len(self.layers)):
-            if index not in span:
-                self.layers[index] = cast("CacheLayerMixin", DummyLayer())
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens held by this layer or, where it holds none of its own, by this span."""
-        if layer_idx < len(self.layers) and isinstance(self.layers[layer_idx], CacheLayerMixin):
-            return int(super().get_seq_length(layer_idx))
-        return self.tokens
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of all tensors held."""
-        held: list[Any] = []
-        for layer in self.layers:
-            fields: dict[str, Any] = vars(layer)
-            held += [leaf for value in fields.values() for leaf in _values(value)]
-        return sum(t.nbytes for t in held if isinstance(t, torch.Tensor))
-
-
-def _values(value: Leaf) -> list[Any]:
-    return list(cast("Mapping[Any, Any]", value).values()) if isinstance(value, dict) else [value]
 
 
 class LoadedSpan:
@@ -75,6 +47,7 @@ class LoadedSpan:
         self.plan = plan
         self.span = span
         self.blocks = blocks
+        self.together = Together(self)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -93,7 +66,11 @@ class LoadedSpan:
     @property
     def memory_bytes(self) -> int:
         """Bytes of all parameters held."""
-        return sum(parameter.nbytes for parameter in self.parameters())
+        modules = [m for block in self.blocks.values() for m in block.modules()]
+        quantised = [m for m in modules if isinstance(m, QuantisedLinear | QuantisedExperts)]
+        return sum(held.nbytes for held in self.parameters()) + sum(
+            held.memory_bytes for held in quantised
+        )
 
     def part(self, span: Span) -> LoadedSpan:
         """The same blocks seen as a span within this one; the weights are shared."""
@@ -117,20 +94,70 @@ class LoadedSpan:
         Raises PeerFault for inputs that do not fit this model and StepFailed when a block fails;
         after either the cache is spoilt and the session has to be rebuilt.
         """
-        self._admit(crossing)
+        self.admit(crossing)
+        output, carried = self.forward(crossing, cache)
+        return self.onward(crossing, output, carried, cache)
+
+    def run_together(
+        self, steps: Sequence[tuple[Crossing, SpanCache]]
+    ) -> list[Crossing | Returned | ShardlineError]:
+        """A step of each of several sessions, each with its own cache; in their order.
+
+        What goes wrong with one is its own result, as `run` would raise it.
+        """
+        return self.together.run(steps)
+
+    def pieces(self, crossing: Crossing, cache: SpanCache, tokens: int) -> list[Crossing]:
+        """The same step in several of at most so many tokens; whole where it cannot be cut."""
+        return self.together.pieces(crossing, cache, tokens)
+
+    def joined(
+        self, crossing: Crossing, parts: Sequence[Crossing | Returned]
+    ) -> Crossing | Returned:
+        """What the step gives, of what its pieces gave."""
+        if all(isinstance(part, Returned) for part in parts):
+            return joined_tree(cast("Sequence[Returned]", parts))
+        return crossing.after(self.span.stop, joined_carried(cast("Sequence[Crossing]", parts)))
+
+    def forward(
+        self, crossing: Crossing, cache: Leaf, merged: Merged | None = None
+    ) -> tuple[Tree, tuple[torch.Tensor, ...]]:
+        """The last block's whole output, and what it hands on; without the checks of `run`."""
         carried = tuple(tensor.to(self.device) for tensor in crossing.carried)
         here: dict[int, torch.Tensor] = {}
         output: Tree = None
         for block, index in zip(self.blocks, crossing.order, strict=False):
-            output = self._block(block, crossing.calls[index], carried, cache, here)
+            around = (
+                contextlib.nullcontext() if merged is None else self._around(block, index, merged)
+            )
+            with BUILDING, around:
+                output = self._block(block, crossing.calls[index], carried, cache, here)
             carried = Returned(output).carried(tuple(link.output for link in self.plan.links))
+        return output, carried
+
+    def _around(self, block: int, call: int, merged: Merged) -> AbstractContextManager[None]:
+        """A merged step's attention, in the modules of this block."""
+        modules = self.blocks[block].modules()
+        configs = {id(m.config): m.config for m in modules if hasattr(m, "config")}
+        masks = [mask if mask is None else mask.to(self.device) for mask in merged.masks[call]]
+        return merged_attention(cast("Any", configs.values()), merged.pieces, masks)
+
+    def onward(
+        self,
+        crossing: Crossing,
+        output: Tree,
+        carried: tuple[torch.Tensor, ...],
+        cache: SpanCache | None,
+    ) -> Crossing | Returned:
+        """What the next span takes or, after the last block, its output."""
         if cache is not None:
             cache.tokens += crossing.tokens
         if self.span.stop < self.plan.blocks:
             return crossing.after(self.span.stop, carried)
-        return Returned(map_leaves(output, lambda _, x: CACHE if isinstance(x, Cache) else x))
+        return Returned(map_leaves(output, lambda _, x: CACHE if _is_cache(x) else x))
 
-    def _admit(self, crossing: Crossing) -> None:
+    def admit(self, crossing: Crossing) -> None:
+        """Raise PeerFault for what does not fit this span."""
         if crossing.start != self.span.start:
             raise PeerFault(f"a crossing to block {crossing.start}, this span is {self.span}")
         if crossing.start + len(crossing.order) != self.plan.blocks:
@@ -148,7 +175,7 @@ class LoadedSpan:
         block: int,
         call: Call,
         carried: tuple[torch.Tensor, ...],
-        cache: SpanCache | None,
+        cache: Leaf,
         here: dict[int, torch.Tensor],
     ) -> Tree:
         def fill(_: Path, leaf: Leaf) -> Leaf:
@@ -162,11 +189,14 @@ class LoadedSpan:
 
         args, kwargs = map_leaves((call.args, call.kwargs), fill)
         try:
-            with BUILDING:
-                return self.blocks[block](*args, **kwargs)
+            return self.blocks[block](*args, **kwargs)
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise StepFailed(f"block {block} failed: {reason}") from error
+
+
+def _is_cache(leaf: Leaf) -> bool:
+    return isinstance(leaf, Cache | Handing)
 
 
 def _at(call: Call, path: Path) -> Marker | None:
@@ -179,14 +209,30 @@ def _at(call: Call, path: Path) -> Marker | None:
 
 
 def load_span(
-    plan: ChainPlan, span: Span, *, dtype: torch.dtype, device: torch.device
+    plan: ChainPlan,
+    span: Span,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    weights: Weights | None = None,
 ) -> LoadedSpan:
-    """Read this span's tensors, and no others, from the checkpoint.
+    """Read this span's tensors, and no others, from the checkpoint; hold them as `weights` says.
 
     Raises BlocksOutOfRange and CorruptWeights.
     """
     plan.check(span)
+    if weights is None:
+        return LoadedSpan(plan, span, _read(plan, span, dtype, device))
+    held: dict[int, nn.Module] = {}
+    for index in range(span.start, span.stop):  # one at a time, so that one is in memory whole
+        held |= _read(plan, Span(index, index + 1), dtype, device)
+        weights.quantise(held[index])
+    return LoadedSpan(plan, span, held)
 
+
+def _read(
+    plan: ChainPlan, span: Span, dtype: torch.dtype, device: torch.device
+) -> dict[int, nn.Module]:
     def part(model: PreTrainedModel) -> None:
         blocks = cast("nn.ModuleList", model.get_submodule(plan.list_path))
         for index in range(len(blocks)):
@@ -200,5 +246,4 @@ def load_span(
 
     model = load_part(plan, part, wanted, dtype=dtype, device=device)
     blocks = cast("nn.ModuleList", model.get_submodule(plan.list_path))
-    held = {index: blocks[index] for index in range(span.start, span.stop)}
-    return LoadedSpan(plan, span, held)
+    return {index: blocks[index] for index in range(span.start, span.stop)}

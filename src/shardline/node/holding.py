@@ -125,7 +125,10 @@ class Holding:
         }
 
     def _read(self, span: Span) -> LoadedSpan:
-        loaded = load_span(self._budget.plan, span, dtype=self._budget.dtype, device=self._device)
+        budget = self._budget
+        loaded = load_span(
+            budget.plan, span, dtype=budget.dtype, device=self._device, weights=budget.weights
+        )
         loaded.warm()
         return loaded
 

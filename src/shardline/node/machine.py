@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from shardline.codec import dtype_name
 from shardline.core.errors import BadInput, SpanTooLarge
 from shardline.core.spans import Span
 from shardline.core.units import format_bytes
@@ -15,7 +16,7 @@ from shardline.core.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from shardline.model import ChainPlan
+    from shardline.model import ChainPlan, Weights
 
 __all__ = ["Budget", "memory_limit_bytes", "open_device"]
 
@@ -66,6 +67,14 @@ class Budget:
     plan: ChainPlan
     dtype: torch.dtype
     memory_bytes: int
+    weights: Weights | None = None
+    """How the blocks are held; None is as they are."""
+
+    @property
+    def terms(self) -> str:
+        """What the nodes of a chain have to agree on: the dtype and, if fewer, the bits held."""
+        name = dtype_name(self.dtype)
+        return name if self.weights is None else f"{name}+{self.weights.kind.word}"
 
     def span_bytes(self, span: Span) -> int:
         """Bytes of the span's parameters."""
@@ -73,7 +82,8 @@ class Budget:
 
     def blocks_bytes(self, blocks: Iterable[int]) -> int:
         """Bytes of these blocks' parameters, wherever they are in the model."""
-        each_bytes = self.plan.block_bytes(self.dtype)
+        weights = self.weights
+        each_bytes = weights.block_bytes if weights else self.plan.block_bytes(self.dtype)
         return sum(each_bytes[block] for block in blocks)
 
     def cache_tokens(self, span: Span, *, beside: Iterable[int] = ()) -> int:
@@ -85,6 +95,11 @@ class Budget:
         left_bytes = self.memory_bytes - self.blocks_bytes(held)
         each_bytes = max(1, self.plan.cache_bytes_per_token(self.dtype, span))
         return min(left_bytes // each_bytes, TOKENS_MOST)
+
+    @property
+    def step_bytes(self) -> int:
+        """What one step of one sequence carries from block to block, as it is computed."""
+        return sum(self.plan.widths) * self.dtype.itemsize
 
     def fits(self) -> int:
         """How many consecutive blocks fit wherever they start, with room for TOKENS_LEAST."""

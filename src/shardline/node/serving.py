@@ -14,28 +14,33 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import msgspec
 import torch
 
-from shardline.codec import dtype_name
+from shardline.codec import WIRES
 from shardline.core.clock import SystemClock
+from shardline.core.errors import Unsupported
 from shardline.core.ids import short
 from shardline.core.spans import Span
-from shardline.model import adopt_threads, fingerprint, resolve, trace
+from shardline.model import Weights, adopt_threads, fingerprint, resolve, trace
 from shardline.node.holding import Holding
 from shardline.node.machine import Budget, memory_limit_bytes, open_device
 from shardline.node.moving import Mover, Pace
 from shardline.node.probing import Prober
 from shardline.node.telling import Teller
+from shardline.node.wiring import Wires
 from shardline.node.worker import Duty, Worker
-from shardline.swarm import NodeRecord, State, choose_span, membership
+from shardline.swarm import NodeRecord, State, choose_place, membership
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Generator, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from shardline.core.errors import ShardlineError
     from shardline.core.ids import NodeId
     from shardline.core.segments import Segment
-    from shardline.model import ChainPlan
+    from shardline.model import ChainPlan, Kind
     from shardline.swarm import AddressBook, Identity, Invite, Member
     from shardline.wire import Message
 
@@ -62,10 +67,16 @@ class Settings:
     device: str = "cpu"
     dtype: str | None = None
     """float32 or bfloat16; None is the checkpoint's own."""
+    weights: Kind | None = None
+    """How weights are held; None is in that dtype."""
+    weights_folder: Path | None = None
+    """Where quantised weights are kept for the next start."""
     memory_bytes: int | None = None
     """For weights and cache together; None is most of what is free."""
     threads: int | None = None
     """Of the CPU; None is all."""
+    wire: str = WIRES[-1]
+    """The coarsest codec that it writes hidden states in, where a session allows it (0018)."""
     pace: Pace = field(default_factory=Pace)
     """How long it waits before and in a move. Tests shorten all of it: `serve --pace 0.02`, an
     option that is not shown, as in a real swarm news takes the time that it takes."""
@@ -79,6 +90,8 @@ class Serving:
     listening: tuple[str, ...]
     weights_bytes: int
     load_s: float
+    whole: tuple[str, ...] = ()
+    """Large parameters that are not quantised as the others are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,46 +116,55 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
         torch.set_num_threads(settings.threads)
     device = open_device(settings.device)
     plan, print_ = await asyncio.to_thread(_study, settings.model)
-    budget = Budget(plan, _dtype(settings, plan), memory_limit_bytes(settings.memory_bytes, device))
+    limit_bytes = memory_limit_bytes(settings.memory_bytes, device)
+    weights = await asyncio.to_thread(_weights, settings, plan, device)
+    budget = Budget(plan, _dtype(settings, plan), limit_bytes, weights)
     wanted = None if settings.blocks == "auto" else Span.parse(settings.blocks, blocks=plan.blocks)
     budget.check(wanted)
     mail = _Mail()
-    joining = membership(
-        invite,
-        identity,
-        listen=settings.listen,
-        on_message=mail.deliver,
-        on_lost=mail.lost,
-        serves=True,
-        book=person.book,
-    )
-    async with joining as member:
+    async with _joining(settings, invite, identity, person.book, mail) as member:
         person.joined(member.invite, member.listening)
         clock = SystemClock()
         with ThreadPoolExecutor(1, "shardline-engine", adopt_threads) as thread:
             holding = Holding(budget, device, thread)
-            span = wanted or await _choose(member, holding, budget, print_, settings.pace.news_s)
-            record = _record(settings, identity.node_id, budget, span, print_)
+            record = _record(settings, identity.node_id, budget, wanted, print_)
             teller = Teller(member, record, holding, clock)
+            span = wanted or await _choose(teller, holding, budget, settings.pace.news_s)
             started_s = clock.monotonic_s()
-            await teller.publish(placed_at_s=clock.wall_s())
+            await teller.publish(start=span.start, stop=span.stop, placed_at_s=clock.wall_s())
             await holding.fetch(span)
             await holding.serve(span)
             async with asyncio.TaskGroup() as tasks:
-                duty = Duty(identity.node_id, print_, span)
+                duty = Duty(identity.node_id, print_, span, _wires(settings, plan))
                 worker = mail.worker = _worker(member, duty, holding, thread, tasks)
                 rate = worker.tally.block_steps_per_s = await holding.measure()
                 await teller.publish(state=State.READY, block_steps_per_s=rate)
                 load_s = clock.monotonic_s() - started_s
                 weights_bytes = budget.span_bytes(span)
-                person.serving(Serving(teller.record, member.listening, weights_bytes, load_s))
-                mover = Mover(teller, holding, worker, settings.pace, clock)
+                whole = weights.whole if weights else ()
+                serving = Serving(teller.record, member.listening, weights_bytes, load_s, whole)
+                person.serving(serving)
+                mover = Mover(teller, holding, worker, settings.pace, clock, budget.step_bytes)
                 prober = _prober(member, teller, worker, settings.pace)
                 with _beside(tasks, mover.run(), prober.run()):
                     await teller.stay(worker, person.stop)
                 await _leave(teller, worker, settings.pace)
                 mail.worker = None  # what is under way is finished, nothing new is begun
         await member.directory.withdraw()
+
+
+def _joining(
+    settings: Settings, invite: Invite, identity: Identity, book: AddressBook | None, mail: _Mail
+) -> AbstractAsyncContextManager[Member]:
+    return membership(
+        invite,
+        identity,
+        listen=settings.listen,
+        on_message=mail.deliver,
+        on_lost=mail.lost,
+        serves=True,
+        book=book,
+    )
 
 
 def _worker(
@@ -211,6 +233,10 @@ async def _leave(teller: Teller, worker: Worker, pace: Pace) -> None:
     worker.close()
 
 
+def _wires(settings: Settings, plan: ChainPlan) -> Wires:
+    return Wires(settings.wire, tuple(link.output for link in plan.links))
+
+
 def _study(model: str) -> tuple[ChainPlan, str]:
     plan = trace(resolve(model))
     return plan, fingerprint(plan.model_dir)
@@ -221,31 +247,39 @@ def _dtype(settings: Settings, plan: ChainPlan) -> torch.dtype:
     return torch.float32 if own == "float32" else torch.bfloat16
 
 
-async def _choose(
-    member: Member, holding: Holding, budget: Budget, print_: str, news_s: float
-) -> Span:
-    """The span that the swarm lacks most, of as many blocks as fit here, at this node's speed.
+def _weights(settings: Settings, plan: ChainPlan, device: torch.device) -> Weights | None:
+    if settings.weights is None:
+        return None
+    if device.type != "cpu":
+        raise Unsupported(f"{settings.weights.word} weights are built for the CPU, not {device}")
+    return Weights.plan(plan, _dtype(settings, plan), settings.weights, settings.weights_folder)
+
+
+async def _choose(teller: Teller, holding: Holding, budget: Budget, news_s: float) -> Span:
+    """The span that the swarm lacks most, of as many blocks as fit here, at this node's speed and
+    with its links.
 
     Who has just joined is linked to one member, hears of the others from it, and dials them only
     then: the choice waits until nobody new answers for `news_s`.
     """
     rate = await holding.try_out()
-    records: Mapping[NodeId, NodeRecord] = {}
+    records: list[NodeRecord] = []
     for _ in range(LISTENS_MAX):
-        before = records.keys()
+        before = {record.node for record in records}
         await asyncio.sleep(news_s)
-        records = (await member.directory.snapshot()).records
-        if records.keys() <= before:
+        records = await teller.records()
+        if {record.node for record in records} <= before:
             break
-    others = [record for record in records.values() if record.fingerprint == print_]
-    return choose_span(
-        others, blocks=budget.plan.blocks, fits=budget.fits(), block_steps_per_s=rate
-    )
+    await teller.measure()
+    me = msgspec.structs.replace(teller.record, block_steps_per_s=rate, **teller.links.told())
+    return await asyncio.to_thread(choose_place, records, me, step_bytes=budget.step_bytes)
 
 
 def _record(
-    settings: Settings, node: NodeId, budget: Budget, span: Span, print_: str
+    settings: Settings, node: NodeId, budget: Budget, wanted: Span | None, print_: str
 ) -> NodeRecord:
+    """Before any blocks are chosen it names those that would fit from the first on."""
+    span = wanted or Span(0, budget.fits())
     return NodeRecord(
         node=node,
         name=settings.name,
@@ -257,8 +291,9 @@ def _record(
         stop=span.stop,
         state=State.LOADING,
         device=settings.device,
-        dtype=dtype_name(budget.dtype),
+        dtype=budget.terms,
         memory_bytes=budget.memory_bytes,
         fits=budget.fits(),
         pinned=settings.blocks != "auto",
+        codecs=WIRES,
     )

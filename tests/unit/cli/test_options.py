@@ -6,9 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from shardline.cli.options import home, keep_invite, node_identity, own_addresses, the_invite
+from shardline.cli.options import (
+    CODECS,
+    home,
+    keep_invite,
+    node_identity,
+    own_addresses,
+    the_invite,
+)
+from shardline.codec import BLOCK, WIRES, encoder
 from shardline.core.errors import BadInput, BadInvite
 from shardline.swarm import Invite
+from shardline.wire import BLOCK_DEFAULT, BLOCK_MAX, BLOCK_MIN
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +109,14 @@ def test_this_machine_has_an_address() -> None:
     addresses = own_addresses(7411)
     assert addresses
     assert all(address.endswith(":7411") for address in addresses)
+
+
+def test_the_codecs_and_blocks_that_may_be_asked_for_are_those_that_there_are() -> None:
+    assert CODECS == WIRES
+    assert BLOCK_DEFAULT == BLOCK
+    for wire in CODECS:
+        for block in (BLOCK_MIN, BLOCK_MAX):
+            encoder(wire, block=block)
+    for block in (BLOCK_MIN - 1, BLOCK_MAX + 1):
+        with pytest.raises(BadInput):
+            encoder("int8", block=block)

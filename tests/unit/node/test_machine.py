@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from shardline.core.errors import BadInput, SpanTooLarge
 from shardline.core.spans import Span
+from shardline.model import Weights, kind_named
 from shardline.node import Budget
 from shardline.node.machine import TOKENS_LEAST, open_device
 
@@ -67,3 +68,14 @@ def test_a_device_that_is_not_here_is_named(name: str) -> None:
         pytest.skip("this machine has one")
     with pytest.raises(BadInput, match=name.replace("?", r"\?")):
         open_device(name)
+
+
+def test_weights_in_fewer_bits_leave_room_for_more_blocks_and_are_terms() -> None:
+    sizes, room_bytes = (1000,) * 8, 4 * (3 * 1000 + 3 * 10 * TOKENS_LEAST)
+    as_they_are = budget(sizes, room_bytes)
+    quarter = Weights(kind_named("int8"), None, sizes, ())
+    fewer = Budget(as_they_are.plan, torch.bfloat16, room_bytes, quarter)
+    assert as_they_are.terms == "float32"
+    assert fewer.terms == "bfloat16+int8"
+    assert fewer.span_bytes(Span(0, 2)) == 2000
+    assert fewer.fits() > as_they_are.fits()
