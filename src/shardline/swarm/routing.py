@@ -15,16 +15,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
 from math import inf
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from shardline.core.errors import NotCovered
-from shardline.core.spans import Span, gaps
+from shardline.core.spans import Span
+from shardline.swarm.gaps import explained, gaps_of
 from shardline.swarm.records import NodeRecord, State
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from shardline.core.ids import NodeId
 
@@ -37,7 +39,8 @@ MOVING_MS = 1e3
 elsewhere soon, at the cost of a replay."""
 DISCOURAGED_MS = 1e9
 """Entering a discouraged node: more than any chain without one."""
-_NAMES_MAX = 3
+BRANCHES_MAX = 3
+"""Nodes that a chain may want twice; it is rare that it wants one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,26 +160,19 @@ def choose_chain(  # noqa: PLR0913 - each names one part of what is asked
         and dtype in {None, record.dtype}
         and record.node not in avoid
     ]
-    missing = _missing(usable, part)
+    missing = gaps_of(usable, part)
     if missing:
-        raise NotCovered(_explain(missing, known, fingerprint, dtype, avoid))
-    seats = [
-        _seat(record, part, salt, _extra_ms(record, part, tokens, discouraged or {}), weights)
-        for record in usable
-    ]
+        raise NotCovered(explained(missing, known, fingerprint, dtype, avoid))
+
+    def seats() -> list[_Seat]:
+        return [
+            _seat(record, part, salt, _extra_ms(record, part, tokens, discouraged or {}), weights)
+            for record in usable
+        ]
+
     links_of = {record.node: record.links for record in known if record.node in {before, after}}
     ends = _Ends(before, after, links or {}, links_of, weights.rtt_unknown_ms)
-    return _search(seats, part, ends)
-
-
-def _missing(usable: list[NodeRecord], part: Span) -> list[Span]:
-    """The part's gaps; spans are clipped to it and moved to its start, and the gaps moved back."""
-    clipped = {
-        (max(record.start, part.start) - part.start, min(record.stop, part.stop) - part.start)
-        for record in usable
-    }
-    found = gaps((Span(*ends) for ends in clipped), len(part))
-    return [Span(gap.start + part.start, gap.stop + part.start) for gap in found]
+    return _once_each(seats, part, ends)
 
 
 def _extra_ms(
@@ -229,8 +225,66 @@ class _Ends:
         return measured / 2
 
 
-def _search(seats: list[_Seat], part: Span, ends: _Ends) -> tuple[Hop, ...]:
-    """Block by block, the cheapest way to every node that holds it."""
+def _once_each(
+    make: Callable[[], list[_Seat]],
+    part: Span,
+    ends: _Ends,
+    limits: Mapping[NodeId, Span] | None = None,
+) -> tuple[Hop, ...]:
+    """The cheapest chain that is in each node once.
+
+    The search compares ways block by block, so it may come back to a node that it left. Then that
+    node keeps what lies between, or is used before it comes back only, or after: the cheapest.
+    """
+    limits = limits or {}
+    seats = {seat.node: seat for seat in make()}
+    for node, limit in limits.items():
+        seats[node].start = max(seats[node].start, limit.start)
+        seats[node].stop = min(seats[node].stop, limit.stop)
+    way = _search([seat for seat in seats.values() if seat.start < seat.stop], part, ends)
+    if way is None:
+        return ()
+    hops = _hops(way, part)
+    back = _comes_back(way)
+    if back is None or len(limits) == BRANCHES_MAX:
+        return hops
+    node, block = back
+    if node in limits:
+        return hops
+    halves = Span(part.start, block), Span(block, part.stop)
+    chains = [_once_each(make, part, ends, {**limits, node: half}) for half in halves]
+    return min(filter(None, [hops, *chains]), key=lambda chain: _cost(chain, seats, ends))
+
+
+def _comes_back(way: _Way | None) -> tuple[NodeId, int] | None:
+    """The first node from the end that the way left before, and where it comes back."""
+    steps: list[_Way] = []
+    while way is not None:
+        steps.append(way)
+        way = way.back
+    for index, step in enumerate(steps):
+        if any(earlier.node == step.node for earlier in steps[index + 1 :]):
+            return step.node, step.start
+    return None
+
+
+def _cost(chain: tuple[Hop, ...], seats: Mapping[NodeId, _Seat], ends: _Ends) -> float:
+    """What this chain costs, link by link and node by node."""
+    first, last = seats[chain[0].node], seats[chain[-1].node]
+    cost_ms = ends.link_ms(ends.before, first) + ends.link_ms(ends.after, last)
+    for hop in chain:
+        seat = seats[hop.node]
+        cost_ms += seat.enter_ms + len(hop.span) * seat.block_ms
+    for hop, then in pairwise(chain):
+        rtt_ms = seats[hop.node].measured(then.node)
+        if rtt_ms is None:
+            rtt_ms = seats[then.node].measured(hop.node)
+        cost_ms += (ends.unknown_ms if rtt_ms is None else rtt_ms) / 2
+    return cost_ms
+
+
+def _search(seats: list[_Seat], part: Span, ends: _Ends) -> _Way | None:
+    """Block by block, the cheapest way to every node that holds it; None where there is none."""
     starting: dict[int, list[_Seat]] = {}
     for seat in sorted(seats, key=lambda seat: seat.order):
         starting.setdefault(seat.start, []).append(seat)
@@ -248,8 +302,8 @@ def _search(seats: list[_Seat], part: Span, ends: _Ends) -> tuple[Hop, ...]:
             seat.cost_ms += seat.block_ms
     for seat in here:
         seat.cost_ms += ends.link_ms(ends.after, seat)
-    best = min(here, key=_rank)
-    return _hops(best.way, part)
+    best = min(here, key=_rank, default=None)
+    return best.way if best is not None and best.cost_ms < inf else None
 
 
 def _change(here: list[_Seat], fresh: list[_Seat], block: int, unknown_ms: float) -> list[_Seat]:
@@ -317,32 +371,3 @@ def _hops(way: _Way | None, part: Span) -> tuple[Hop, ...]:
         stop = steps[last].start
         steps = steps[last + 1 :]
     return tuple(reversed(hops))
-
-
-def _explain(
-    missing: list[Span],
-    known: list[NodeRecord],
-    fingerprint: str,
-    dtype: str | None,
-    avoid: Collection[NodeId],
-) -> str:
-    """One line: the gaps, and what stands in their place if anything does."""
-    text = f"no live node holds blocks {', '.join(map(str, missing))}"
-    if dtype is not None:
-        text += f" in {dtype}"
-    ours = [record for record in known if record.fingerprint == fingerprint]
-    if known and not ours:
-        others = sorted({record.model for record in known})
-        return f"{text} of this model: the nodes here serve {', '.join(others[:_NAMES_MAX])}"
-    near = [
-        record
-        for record in ours
-        if any(record.start < gap.stop and gap.start < record.stop for gap in missing)
-    ]
-    reasons = {
-        "loading": sum(record.state is State.LOADING for record in near),
-        "leaving": sum(record.state is State.LEAVING for record in near),
-        "avoided": sum(record.state is State.READY and record.node in avoid for record in near),
-    }
-    notes = [f"{count} {reason}" for reason, count in reasons.items() if count]
-    return f"{text} ({', '.join(notes)})" if notes else text

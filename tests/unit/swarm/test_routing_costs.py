@@ -80,6 +80,14 @@ def test_no_chain_is_cheaper(swarm: tuple[int, list[NodeRecord]], data: st.DataO
     assert _cost_ms(chain, by_node) == pytest.approx(best_ms)
 
 
+def test_a_chain_that_would_come_back_to_a_node_goes_another_way() -> None:
+    slow = {"block_steps_per_s": 2.0}
+    records = [record(0, 0, 3, blocks=3, **slow), record(1, 0, 1, blocks=3, **slow)]
+    records += [record(2, 1, 2, blocks=3, block_steps_per_s=0.0)]
+    chain = choose_chain(records, blocks=3, fingerprint="f00d")
+    assert [hop.node for hop in chain] == [node_id(1), node_id(2), node_id(0)]
+
+
 @settings(deadline=None)
 @given(swarms(), st.dictionaries(st.integers(0, 5), st.floats(0, 600), max_size=5))
 def test_a_discouraged_node_is_used_only_where_no_chain_goes_without(
