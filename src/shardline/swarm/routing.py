@@ -150,25 +150,22 @@ def choose_chain(  # noqa: PLR0913 - each names one part of what is asked
     known = list(records)
     part = within or Span(0, blocks)
     usable = [
-        record
-        for record in known
-        if record.start < part.stop
-        and part.start < record.stop
-        and record.state is State.READY
-        and record.fingerprint == fingerprint
-        and record.blocks == blocks
-        and dtype in {None, record.dtype}
-        and record.node not in avoid
+        held
+        for held in known
+        if held.start < part.stop
+        and part.start < held.stop
+        and held.state is State.READY
+        and (held.fingerprint, held.blocks) == (fingerprint, blocks)
+        and dtype in {None, held.dtype}
+        and held.node not in avoid
     ]
     missing = gaps_of(usable, part)
     if missing:
         raise NotCovered(explained(missing, known, fingerprint, dtype, avoid))
+    last = {held.node: _extra_ms(held, part, tokens, discouraged or {}) for held in usable}
 
     def seats() -> list[_Seat]:
-        return [
-            _seat(record, part, salt, _extra_ms(record, part, tokens, discouraged or {}), weights)
-            for record in usable
-        ]
+        return [_seat(held, part, salt, last[held.node], weights) for held in usable]
 
     links_of = {record.node: record.links for record in known if record.node in {before, after}}
     ends = _Ends(before, after, links or {}, links_of, weights.rtt_unknown_ms)
