@@ -30,7 +30,7 @@ from tests.parity.zoo import make, named
 from tests.support.swarms import nodes_here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable, Coroutine, Generator, Sequence
     from pathlib import Path
 
     from shardline.client import Swarm
@@ -213,12 +213,14 @@ def play(
 def gate(monkeypatch: pytest.MonkeyPatch) -> Generator[Callable[[], None]]:
     """Every engine's steps wait until the gate is opened."""
     is_open = threading.Event()
-    step = SpanEngine.step
+    steps = SpanEngine.steps
 
-    def wait(engine: SpanEngine, seat: Seat, crossing: Crossing, *, now_s: float) -> Any:
+    def wait(
+        engine: SpanEngine, asked: Sequence[tuple[Seat, Crossing]], *, now_s: float
+    ) -> list[Any]:
         assert is_open.wait(DEADLINE_S)
-        return step(engine, seat, crossing, now_s=now_s)
+        return steps(engine, asked, now_s=now_s)
 
-    monkeypatch.setattr(SpanEngine, "step", wait)
+    monkeypatch.setattr(SpanEngine, "steps", wait)
     yield is_open.set
     is_open.set()

@@ -17,6 +17,7 @@ from shardline.core.errors import CorruptWeights, NoChain, NoSuchModel, Unsuppor
 from shardline.model.chain import ChainPlan, Link
 from shardline.model.crossing import CACHE, carried_marker
 from shardline.model.library import build_on_meta, quiet, read_config, text_config
+from shardline.model.loading import BUILDING
 from shardline.model.trees import Leaf, Tree, get, leaves, map_leaves
 from shardline.model.trees import Path as TreePath
 
@@ -59,7 +60,7 @@ def trace(model_dir: Path) -> ChainPlan:
     Raises NoSuchModel, Unsupported (code of its own, quantised) or NoChain.
     """
     config = _config(model_dir)
-    with quiet():
+    with BUILDING, quiet():
         model = _on_meta(copy.deepcopy(config))
         candidates = _candidates(model)
         if not candidates:

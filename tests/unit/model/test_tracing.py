@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -128,3 +129,11 @@ def test_blocks_that_share_caches_are_refused(llama: Path, monkeypatch: pytest.M
     monkeypatch.setattr(AutoConfig, "from_pretrained", read)
     with pytest.raises(Unsupported, match="cache"):
         trace(llama)
+
+
+def test_models_traced_at_once_leave_the_default_dtype_alone(tmp_path: Path) -> None:
+    save(ZOO[0].make_config(), tmp_path)
+    with ThreadPoolExecutor(8) as threads:
+        plans = list(threads.map(trace, [tmp_path] * 24))
+    assert torch.get_default_dtype() == torch.float32
+    assert {plan.blocks for plan in plans} == {plans[0].blocks}
