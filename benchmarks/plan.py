@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from typing import Any
 
 from benchmarks.reporting import save
@@ -138,7 +139,7 @@ def main() -> None:
     if options.no_report:
         print("\n".join(" | ".join(line) for line in lines))
         return
-    save("plan", "python -m benchmarks.plan", lines, {"rows": rows})
+    save("plan", " ".join(["python -m benchmarks.plan", *sys.argv[1:]]), lines, {"rows": rows})
 
 
 if __name__ == "__main__":
