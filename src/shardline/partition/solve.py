@@ -179,6 +179,8 @@ def _exact(search: _Search) -> None:
 
 
 def _search(search: _Search) -> None:
+    for chain in pick(search.costs, search.weight, search.seed, search.library):
+        search.take(chain)  # at once, and better than what a short search ends with
     fast = search.fastest() if search.weight < 1 else None
     wide = search.widest() if search.weight > 0 else None
     search.between(fast, wide)
@@ -187,9 +189,6 @@ def _search(search: _Search) -> None:
         known = [chain for chain in (fast, wide) if chain]
         over = search.over_at(PART_ALL)
         search.take(evolve(search.costs, search.weight, search.seed, over, known))
-    if search.best is None:  # the time was short
-        for chain in pick(search.costs, search.weight, search.seed, search.library):
-            search.take(chain)
 
 
 def _ruled(search: _Search) -> list[Chain]:
