@@ -41,17 +41,11 @@ PLANS_KEPT: Final = 64
 def aims_of(sight: Sight, *, refined: bool = False) -> dict[NodeId, Span]:
     """The spans that nodes should hold, for those that a plan has a use for.
 
-    By the nearest scheme; `refined`: by a search, if a step takes less time so. Spans keep their
-    sizes, and of the windows around what is planned the nearest to where a node is now is taken.
+    By the nearest scheme; `refined`: by a search. Spans keep their sizes, and of the windows around
+    what is planned the nearest to where a node is now is taken. Where nodes are that can move has
+    no other say: so the aims stay the same while nodes go there.
     """
-    best = _aims(sight, "scheme")
-    if not refined or len(sight.records) > SEARCH_NODES_MAX:
-        return best
-    both = (best, _aims(sight, "search"))
-    return min(both, key=lambda aims: sight.value_s({node: to.start for node, to in aims.items()}))
-
-
-def _aims(sight: Sight, method: str) -> dict[NodeId, Span]:
+    method = "search" if refined and len(sight.records) <= SEARCH_NODES_MAX else "scheme"
     sizes = sight.stops - sight.starts
     blocks = sight.worth.blocks
     left = list(range(len(sizes)))

@@ -3,10 +3,14 @@
 Where links are long, a chain of neighbours pays only once it is whole: each of its moves alone
 gains nothing. So all of them are judged together, by what a step takes when all are done
 (`worth`). On the way no block is uncovered and no step takes much longer.
+
+Who has begun a way goes on to its end: what a plan aims at and the order of its moves are the same
+after each of them. So a way is left only where a step takes less time than where it was begun.
 """
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -16,10 +20,9 @@ if TYPE_CHECKING:
 
     from shardline.core.ids import NodeId
     from shardline.core.spans import Span
-    from shardline.swarm.board import Board
     from shardline.swarm.sight import Sight
 
-__all__ = ["first_towards", "gain_of"]
+__all__ = ["GAIN_EACH", "gain_of", "way_to"]
 
 GAIN: Final = 0.1
 """Share of a step's time that going for a plan has to save, with all its moves together. Links and
@@ -40,30 +43,29 @@ def gain_of(sight: Sight, aims: Mapping[NodeId, Span]) -> float:
     return gain if gain >= max(GAIN, GAIN_EACH * len(moves)) else 0.0
 
 
-def first_towards(
-    board: Board, sight: Sight, aims: Mapping[NodeId, Span]
-) -> tuple[int, int, float] | None:
-    """The first of the moves by which all aims are reached: row, first block, what all gain.
+def way_to(sight: Sight, aims: Mapping[NodeId, Span]) -> dict[NodeId, int]:
+    """Who goes where, one after the other, until all aims are reached: first blocks by id.
 
-    None if that is not worth it or cannot be done. Who comes first by id and may go goes; the
-    others wait until it has gone.
+    Empty if that is not worth it or if a step would take too long between two moves. Next is the
+    first by id whose move makes no step longer; if there is none, who makes it longer by least.
+    That depends on nothing before, so what is left of a way is the way from there.
     """
-    gain = gain_of(sight, aims)
-    if not gain:
-        return None
-    moves, may, most_s = _needed(sight, aims), board.may(), WORSE_MAX * sight.value_s()
-    rows = {node: row for row, node in enumerate(board.nodes)}
-    free = {node for node, row in rows.items() if node in moves and may[row, moves[node]]}
+    if not gain_of(sight, aims):
+        return {}
+    left, now_s = _needed(sight, aims), sight.value_s()
+    most_s = WORSE_MAX * now_s
     made: dict[NodeId, int] = {}
-    while len(made) < len(moves):
-        options = [node for node in moves if node not in made and (made or node in free)]
-        follows = (node for node in options if sight.value_s({**made, node: moves[node]}) <= most_s)
-        mover = next(follows, None)
-        if mover is None:
-            return None
-        made[mover] = moves[mover]
-    first = next(iter(made))
-    return rows[first], made[first], gain
+    while left:
+        after_s: dict[NodeId, float] = {}
+        for node, start in left.items():
+            after_s[node] = sight.value_s({**made, node: start})
+            if after_s[node] <= now_s:
+                break
+        mover, now_s = min(after_s.items(), key=itemgetter(1))
+        if now_s > most_s:
+            return {}
+        made[mover] = left.pop(mover)
+    return made
 
 
 def _needed(sight: Sight, aims: Mapping[NodeId, Span]) -> dict[NodeId, int]:

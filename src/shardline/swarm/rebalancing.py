@@ -20,18 +20,16 @@ arrangement of the same nodes has a worst block above the mean. Spans keep their
 all that fits, as more blocks never lower what a swarm carries.
 
 Where links are looked at (`step_bytes`; decision 0020), a hole still comes first; then moves to a
-plan (`planned`) that saves a tenth of a step's time; then moves as above, of those that save time.
-What a step takes (`worth`) so falls with each of the latter and with all of the former together.
+plan (`planned`) that saves a tenth of a step's time; then moves as above, of those that each save a
+hundredth. All are judged by what a step takes (`worth`): it falls with each of the latter, and
+where a way to a plan ends or is left it is less than where it began. So here, too, moving ends.
 
 Pure: there is no clock and no luck inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,15 +40,16 @@ from shardline.swarm.aims import aims_of
 from shardline.swarm.board import LUCK_LEAST, Board, board_of, stays
 from shardline.swarm.capacity import Floats, levels
 from shardline.swarm.placement import throughputs
-from shardline.swarm.planned import first_towards
+from shardline.swarm.planned import GAIN_EACH, way_to
 from shardline.swarm.records import NodeRecord, State
-from shardline.swarm.sight import Sight, sight_of
+from shardline.swarm.sight import sight_of
 from shardline.swarm.worth import POWER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from shardline.core.ids import NodeId
+    from shardline.swarm.sight import Sight
 
 __all__ = ["SETTLE_S", "TURN_S", "Move", "best_move", "decide", "may_move", "swarm_throughput"]
 
@@ -85,7 +84,7 @@ class Move:
 
     span: Span
     gain: float
-    """What it takes off the sum that moves lower, as a share; below 0 for the first of two."""
+    """What it takes off the sum that moves lower, as a share; may be below 0 for one of several."""
 
 
 def swarm_throughput(records: Iterable[NodeRecord], *, blocks: int) -> float:
@@ -198,31 +197,36 @@ def best_move(  # noqa: PLR0913 - whose move, and what is known
     gain_least = min(GAIN, GAIN_OF_ALL / len(ours))
     turn = int(now_s // TURN_S)
     board = board_of(free, ours, taken, mean=mean, gain_least=gain_least, turn=turn)
-    found = first_towards(board, sight, aims_of(sight, refined=refined)) if sight else None
-    if found is None and uneven:
-        found = _most_even(board, sight, pairs=len(ours) <= LOOK_NODES)
-    return _move(free, *found) if found else None
+    way = way_to(sight, aims_of(sight, refined=refined)) if sight else {}
+    if way:
+        return _move(board, _begun(board, way))
+    pairs = len(ours) <= LOOK_NODES
+    return _move(board, _most_even(board, sight, pairs=pairs)) if uneven else None
 
 
-def _move(free: list[NodeRecord], row: int, start: int, gain: float) -> tuple[NodeId, Move]:
-    return free[row].node, Move(Span(start, start + len(free[row].span)), gain)
+def _move(board: Board, found: _Found | None) -> tuple[NodeId, Move] | None:
+    if found is None:
+        return None
+    size = int(board.stop[found.row] - board.start[found.row])
+    gain = 1 - found.pain / _pain(board.work)
+    return board.nodes[found.row], Move(Span(found.start, found.start + size), gain)
 
 
-def _most_even(board: Board, sight: Sight | None, *, pairs: bool) -> tuple[int, int, float] | None:
+def _begun(board: Board, way: Mapping[NodeId, int]) -> _Found | None:
+    """The first move of a way; None while that node may not go: the others wait for it."""
+    node, start = next(iter(way.items()))
+    row = board.nodes.index(node) if node in board.nodes else None
+    if row is None or not board.may()[row, start]:
+        return None
+    return _Found(row, start, _pain(board.with_move(row, start)))
+
+
+def _most_even(board: Board, sight: Sight | None, *, pairs: bool) -> _Found | None:
     """The move that helps the slowest blocks most; where links are known, one that saves time."""
-    now_s = sight.value_s() if sight else inf
-
-    def saves(*moves: tuple[NodeId, int]) -> bool:
-        return sight is None or sight.value_s(dict(moves)) < now_s
-
-    found = _best(board, saves)
-    if found is None and pairs:
-        found = _best_first_of_two(board, saves)
-    return (found.row, found.start, 1 - found.pain / _pain(board.work)) if found else None
-
-
-Saves = Callable[..., bool]
-"""Whether these moves, each a node and its first block, together save time."""
+    if sight:
+        most_s = (1 - GAIN_EACH) * sight.value_s()
+        return _best(board, saves=lambda node, start: sight.value_s({node: start}) <= most_s)
+    return _best(board) or (_best_first_of_two(board) if pairs else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,24 +239,25 @@ class _Found:
     """The sum that moves lower, after it."""
 
 
-def _best(board: Board, saves: Saves, looks: int = LOOKS) -> _Found | None:
+def _best(
+    board: Board, looks: int = LOOKS, *, saves: Callable[[NodeId, int], bool] | None = None
+) -> _Found | None:
     """The move with the least pain after it, stretched by luck, of those worth making."""
     most = (1 - board.gain_least) * _pain(board.work)
     options = [move for move in _looked_at(board, looks) if move.pain < most]
     options.sort(key=lambda move: move.pain / board.luck[move.row])
-    return next((move for move in options if saves((board.nodes[move.row], move.start))), None)
+    allowed = (m for m in options if saves is None or saves(board.nodes[m.row], m.start))
+    return next(allowed, None)
 
 
-def _best_first_of_two(board: Board, saves: Saves) -> _Found | None:
+def _best_first_of_two(board: Board) -> _Found | None:
     """A move that gains nothing but lets a second one gain: small swarms get stuck without."""
     if len(board.start) == 1:
         return None
     best: _Found | None = None
     most = (1 - LOOK_GAIN) * _pain(board.work)
     for first in sorted(_looked_at(board, LOOKS), key=lambda move: move.pain)[:FIRSTS]:
-        made = board.nodes[first.row], first.start
-        after = board.moved(first.row, first.start)
-        second = _best(after, partial(saves, made), SECONDS)
+        second = _best(board.moved(first.row, first.start), SECONDS)
         # Luck may prefer another second one: even then both together have to be a gain.
         if second is not None and second.pain / LUCK_LEAST < most:
             best, most = first, second.pain / LUCK_LEAST
