@@ -17,10 +17,11 @@ SIZE_BYTES_MAX = 12_000_000
 QUESTIONS = 100
 # Half-way between chance and the model card's number; see the card for intervals.
 AT_LEAST = {
-    Kind.LAST_WORD: 0.60,
+    Kind.LAST_WORD: 0.61,
     Kind.ENDING: 0.62,
-    Kind.PRONOUN: 0.53,
-    Kind.CAUSE: 0.63,
+    Kind.PRONOUN: 0.56,
+    Kind.CAUSE: 0.69,
+    Kind.ORDER: 0.37,
 }
 
 
@@ -62,17 +63,11 @@ def test_held_out_questions_are_answered_far_above_chance(scorer: Scorer, kind: 
     assert score.low > score.chance, score
 
 
-@pytest.mark.xfail(reason="the shipped model has not learned order puzzles: see its card")
-def test_order_puzzles_are_answered_far_above_chance(scorer: Scorer) -> None:
-    score = score_questions(scorer, make_questions(Kind.ORDER, QUESTIONS), Kind.ORDER)
-    assert score.accuracy >= score.chance + 0.15, score
-
-
 def test_a_story_keeps_to_its_plot_its_people_and_its_things(scorer: Scorer) -> None:
     lost = scorer.write("Tell me a story about the lost lantern.\n", new_tokens_max=160)
     begun = re.search(r"([A-Z]\w+) could not find (?:his|her) \w+ lantern", lost)
     assert begun is not None
-    assert f"and {begun[1]} found the lantern in the" in lost
+    assert re.search(rf"and {begun[1]} found the (?:\w+ )?lantern in the", lost)
     proud = scorer.write("Tell me a story about the proud fox and the mouse.\n")
     assert "The fox was proud." in proud
     assert "mouse" in proud.rsplit(". ", 1)[-1]
