@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from shardline.client.prefixes import Naming, Prefix
     from shardline.client.runner import Runner
     from shardline.client.times import StepTimes
     from shardline.model import ChainPlan, RunBlocks
@@ -49,6 +50,11 @@ class Generation:
     def moved_bytes(self) -> int:
         """Bytes of tensors that crossed any link of the chain."""
         return sum(step.moved_bytes for step in self.steps)
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens of the prompt that the nodes held already."""
+        return sum(step.shared_tokens for step in self.steps)
 
     @property
     def saved_bytes(self) -> int:
@@ -114,8 +120,16 @@ class _Stop(StoppingCriteria):
 class SwarmModel:
     """One model over the swarm. Not for several threads at once; open one for each."""
 
-    def __init__(self, ends: PreTrainedModel, plan: ChainPlan, runner: Runner) -> None:
+    def __init__(
+        self,
+        ends: PreTrainedModel,
+        plan: ChainPlan,
+        runner: Runner,
+        naming: Naming | None = None,
+    ) -> None:
         self._ends = ends
+        self._naming = naming
+        """How prompts are named to the nodes, so that they keep and find what they begin with."""
         self._runner = runner
         self.plan = plan
         self.last: Generation | None = None
@@ -198,12 +212,23 @@ class SwarmModel:
         # A cache that its owner keeps will be gone on with: reserve the whole context for it.
         self._runner.tokens = room if kept is None else self.plan.context_tokens or 4 * room
         self._runner.steps.clear()
+        self._runner.prefix = self._prefix(input_ids, options)
         started_s = time.perf_counter()
         try:
             return cast("Any", self._ends).generate(input_ids, streamer=watch, **options)
         finally:
             self._note(started_s, watch.at_s)
+            self._runner.prefix = None
             self._runner.forget(kept)
+
+    def _prefix(self, input_ids: torch.Tensor, options: dict[str, Any]) -> Prefix | None:
+        """The names of a prompt that is one sequence of tokens and nothing else."""
+        given = {name for name, value in options.items() if isinstance(value, torch.Tensor)}
+        mask = options.get("attention_mask")
+        padded = mask is not None and not bool(mask.all())
+        if self._naming is None or len(input_ids) != 1 or padded or given - {"attention_mask"}:
+            return None
+        return self._naming.prefix(cast("list[int]", cast("Any", input_ids)[0].tolist()))
 
     def _room(self, input_ids: torch.Tensor, options: dict[str, Any]) -> int:
         """How many tokens the session will hold; lowers what was asked to the context's end."""

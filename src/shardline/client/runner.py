@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from shardline.client.times import StepTimes
 from shardline.codec import Meter, pack, unpack
 from shardline.core.errors import PeerFault, ShardlineError
-from shardline.model import Crossing, Returned
+from shardline.model import PAGE_TOKENS, Crossing, Returned, led_by, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
     from transformers import Cache
 
+    from shardline.client.prefixes import Prefix
     from shardline.client.session import RemoteSession
     from shardline.client.sessions import Sessions
     from shardline.core.segments import Segment
@@ -52,6 +53,8 @@ class Runner:
         )
         self._held: set[RemoteSession] = set()
         """Every session that is open: most caches are gone before somebody says `forget`."""
+        self.prefix: Prefix | None = None
+        """Of the prompt that is read next."""
         self.tokens = tokens
         """How many tokens a session that is opened now may hold."""
         self.chain: tuple[Hop, ...] = ()
@@ -64,19 +67,41 @@ class Runner:
     def __call__(self, cache: Cache | None, crossing: Crossing) -> Returned:
         """All blocks' work on the swarm; raises ChainBroken, NotCovered or CacheFull."""
         session = self._by_cache.get(cache) if cache is not None else None
+        pages = 0
         if session is None:
             wanted = crossing.tokens if cache is None else max(crossing.tokens, self.tokens)
-            session = self._portal.call(self._open, crossing.batch, wanted)
+            names = self._names(crossing) if cache is not None else ()
+            session, pages = self._portal.call(self._open, crossing.batch, wanted, names)
         if cache is not None:
             self._by_cache[cache] = session
         try:
-            return self._step(session, crossing)
+            return self._step(session, crossing, pages)
         finally:
             if cache is None:
                 self._portal.call(self._close, session)
 
-    def _step(self, session: RemoteSession, crossing: Crossing) -> Returned:
+    def _names(self, crossing: Crossing) -> tuple[bytes, ...]:
+        """What the first pages of a session that begins with this step are called."""
+        known = self.prefix
+        if known is None or (crossing.batch, crossing.tokens) != (1, known.prompt_tokens):
+            return ()
+        return known.digests
+
+    def _begun(
+        self, session: RemoteSession, crossing: Crossing, pages: int
+    ) -> tuple[int, Crossing]:
+        """How many tokens of a session's first step the nodes hold in pages, and its rest."""
+        parts = split(crossing, pages * PAGE_TOKENS) if pages else None
+        if parts is None:
+            return 0, crossing
+        known, rest = parts
+        segments = pack(known.to_tree(), known.carried, Meter(session.encoder))
+        session.begin(segments, pages, known.tokens)
+        return known.tokens, rest
+
+    def _step(self, session: RemoteSession, crossing: Crossing, pages: int) -> Returned:
         started_s = time.perf_counter()
+        shared_tokens, crossing = self._begun(session, crossing, pages)
         meter = Meter(session.encoder)
         segments = pack(crossing.to_tree(), crossing.carried, meter)
         read = functools.partial(self._read, crossing)
@@ -93,9 +118,10 @@ class Runner:
                 saved_bytes=meter.saved_bytes + sum(node.saved_bytes for node in spent),
                 wires=(meter.wire, *(node.wire for node in spent)),
                 beside=max((node.beside for node in spent), default=0),
+                shared_tokens=shared_tokens,
             )
         )
-        return returned
+        return led_by(shared_tokens, returned, crossing.tokens) if shared_tokens else returned
 
     def _read(self, sent: Crossing, segments: Sequence[Segment]) -> Returned:
         """What came back, if it can be the answer to what was sent; raises PeerFault if not."""
@@ -115,16 +141,19 @@ class Runner:
         for session in self._held - {stays}:
             self._portal.call(self._close, session)
 
-    async def _open(self, rows: int, tokens: int) -> RemoteSession:
+    async def _open(
+        self, rows: int, tokens: int, names: Sequence[bytes]
+    ) -> tuple[RemoteSession, int]:
+        """A session, and how many pages of its first tokens the nodes hold."""
         session = self._begin()
         self._sessions.add(session)
         self._held.add(session)
         try:
-            await session.open(rows=rows, tokens=tokens)
+            pages = await session.open(rows=rows, tokens=tokens, prefix=names)
         except ShardlineError:
             await self._close(session)
             raise
-        return session
+        return session, pages
 
     async def _close(self, session: RemoteSession) -> None:
         self._held.discard(session)

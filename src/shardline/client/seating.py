@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from shardline.client.prefixes import along
 from shardline.client.surroundings import Need
 from shardline.core.errors import BadInput, NodeLost, ShardlineError
 from shardline.core.ids import short
 from shardline.wire import Close, Open, Reroute
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from shardline.client.doubts import Doubts
     from shardline.client.surroundings import Surroundings, Terms
@@ -51,6 +54,8 @@ class Seating:
         self._unopened: set[tuple[NodeId, int]] = set()
         self._aside: dict[tuple[NodeId, int], asyncio.Future[bool]] = {}
         """Seats that are asked for beside the chain, each with its answer."""
+        self.pages: dict[tuple[NodeId, int], int] = {}
+        """Of the prefix, those that nodes said they hold when they gave a seat."""
         self._asked: set[NodeId] = set()
         """Nodes that may hold a seat of ours."""
 
@@ -70,12 +75,18 @@ class Seating:
         """What tells the node at `start` to send to this one."""
         return Reroute(self._session, start, to, since, also, self._wire_to(to))
 
-    def opened(self, node: NodeId, start: int) -> None:
-        """A node gave a seat."""
+    def opened(self, node: NodeId, start: int, pages: int) -> None:
+        """A node gave a seat, and holds so many pages of the prefix there."""
+        if (node, start) in self._unopened:
+            self.pages[node, start] = pages
         self._unopened.discard((node, start))
         answer = self._aside.get((node, start))
         if answer is not None and not answer.done():
             answer.set_result(True)
+
+    def pages_at(self, hops: Sequence[Hop], asked: int) -> int:
+        """How many of the prefix's pages all of these hold."""
+        return min(asked, *(self.pages.get((hop.node, hop.span.start), 0) for hop in hops))
 
     def refused(self, node: NodeId, error: ShardlineError) -> bool:
         """A node could not open a seat; whether one was asked of it."""
@@ -101,17 +112,24 @@ class Seating:
         self._news.clear()
         return woken
 
-    async def take(self, hops: tuple[Hop, ...], after: NodeId | None) -> bool:
+    async def take(
+        self, hops: tuple[Hop, ...], after: NodeId | None, prefix: Sequence[bytes] = ()
+    ) -> bool:
         """Take a seat at each of these nodes; False if one did not give it and is to be avoided.
 
-        Then the others' seats are left, so that they are free for the next try.
+        Then the others' seats are left, so that they are free for the next try. `prefix` names the
+        session's first pages, for a chain from the first block on.
         """
         self._unopened = {(hop.node, hop.span.start) for hop in hops}
         asked = {hop.node for hop in hops}
         self._doubts.asked(*asked)
         for at, hop in enumerate(hops):
             fresh = at + 1 < len(hops)
-            await self.post(hop.node, self._open(hop, hops[at + 1].node if fresh else after, fresh))
+            message = self._open(hop, hops[at + 1].node if fresh else after, fresh=fresh)
+            if prefix:
+                names = along(prefix, [earlier.node for earlier in hops[:at]])
+                message = msgspec.structs.replace(message, prefix=names)
+            await self.post(hop.node, message)
         deadline_s = asyncio.get_running_loop().time() + OPEN_S
         while self._unopened and not self._doubts.is_gone(*asked):
             left_s = deadline_s - asyncio.get_running_loop().time()
@@ -141,6 +159,14 @@ class Seating:
         finally:
             del self._aside[key]
 
+    async def probe(self, nodes: Collection[NodeId], wait_s: float) -> None:
+        """Ask nodes for a sign of life; those that give none are gone."""
+        alive = await asyncio.gather(*(self._around.alive(node, wait_s) for node in nodes))
+        for node, lives in zip(nodes, alive, strict=True):
+            if not lives:
+                lost = NodeLost(f"node {short(node)} gave no sign of life within {wait_s:.0f} s")
+                self._doubts.failed(node, lost)
+
     async def free(self, node: NodeId, start: int | None) -> None:
         """Leave a seat (None: all of them), if the node can be told."""
         with contextlib.suppress(ShardlineError, TimeoutError):
@@ -162,7 +188,7 @@ class Seating:
             self._doubts.failed(node, error if isinstance(error, BadInput) else lost)
             self.wake()
 
-    def _open(self, hop: Hop, after: NodeId | None, fresh: bool) -> Open:  # noqa: FBT001
+    def _open(self, hop: Hop, after: NodeId | None, *, fresh: bool) -> Open:
         self._asked.add(hop.node)
         return Open(
             session=self._session,

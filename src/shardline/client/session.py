@@ -88,7 +88,7 @@ class RemoteSession:
         self.chain: tuple[Hop, ...] = ()
         self._around = around
         self._span = span
-        self._filled = self._step = 0
+        self._filled = self._step = self._attach = 0
         self._journals = Journals(JOURNAL_BYTES)
         self._home = Seat(self.id, span.start)
         """Where our own notes are kept: what was sent to the first block."""
@@ -116,9 +116,11 @@ class RemoteSession:
         """What writes hidden states for the first node of the chain."""
         return self._seating.encoder(self.chain[0].node)
 
-    async def open(self, *, rows: int, tokens: int) -> None:
+    async def open(self, *, rows: int, tokens: int, prefix: Sequence[bytes] = ()) -> int:
         """Take seats for `rows` sequences of at most `tokens` tokens on a chain for all blocks.
 
+        `prefix` names the first pages of these tokens, for nodes that keep them or shall; gives how
+        many of them all hold, so that the session may `begin` with them.
         Raises NotCovered at once if no chain can be had, or ChainBroken with the last refusal.
         """
         self._seating.rows, self._seating.tokens = rows, tokens
@@ -131,11 +133,18 @@ class RemoteSession:
                     raise
                 node, cause = next(reversed(avoid.items()))
                 raise (cause if isinstance(cause, BadInput) else ChainBroken(node, cause)) from None
-            if await self._seating.take(chain, None):
+            if await self._seating.take(chain, None, prefix):
                 break
         self.chain = chain
-        if self._keeps_standbys:
-            self._keeper = asyncio.create_task(self._standbys.keep())
+        if not self._keeps_standbys:
+            return self._seating.pages_at(chain, len(prefix))
+        self._keeper = asyncio.create_task(self._standbys.keep())
+        return 0  # they are filled from the chain's notes, which would lack it
+
+    def begin(self, segments: Sequence[Segment], pages: int, tokens: int) -> None:
+        """Let `pages` that all nodes hold stand for step 0, which is sent to new seats only."""
+        self._journals.add(self._home, 0, [bytes(segment) for segment in segments])
+        self._step, self._filled, self._attach = 1, tokens, pages
 
     async def step(
         self,
@@ -187,8 +196,8 @@ class RemoteSession:
     def on_message(self, peer: NodeId, message: Message, segments: Sequence[Segment]) -> None:
         """What nodes answer; what comes late or from elsewhere is passed over."""
         match message:
-            case Opened(start=start):
-                self._seating.opened(peer, start)
+            case Opened(start=start, pages=pages):
+                self._seating.opened(peer, start, pages)
             case Result(step=step) if step == self._step and peer == self.chain[-1].node:
                 self._result = (segments, message.spent)
             case Failed():
@@ -263,16 +272,7 @@ class RemoteSession:
                 self._suspect_one(stalls, patience_s)
                 stalls, patience_s, stalled_s = stalls + 1, 2 * patience_s, loop.time()
             elif not await self._seating.woken(PROBE_S):
-                await self._probe()
-
-    async def _probe(self) -> None:
-        """Ask every node of the chain for a sign of life; those that give none are gone."""
-        nodes = {hop.node for hop in self.chain}
-        alive = await asyncio.gather(*(self._around.alive(node, PROBE_S) for node in nodes))
-        for node, lives in zip(nodes, alive, strict=True):
-            if not lives:
-                lost = NodeLost(f"node {short(node)} gave no sign of life within {PROBE_S:.0f} s")
-                self._doubts.failed(node, lost)
+                await self._seating.probe({hop.node for hop in self.chain}, PROBE_S)
 
     def _suspect_one(self, turn: int, waited_s: float) -> None:
         """All live and yet nothing comes: replace one, the last first, if it can be replaced."""
@@ -392,6 +392,7 @@ class RemoteSession:
 
     async def _send_step(self, step: int, segments: Sequence[Segment], *, replay: bool) -> None:
         first = self.chain[0]
-        message = Step(self.id, first.span.start, step, self._around.me, [], replay)
+        attach = self._attach if step == 1 else 0
+        message = Step(self.id, first.span.start, step, self._around.me, [], replay, attach)
         segments = self._seating.readable(segments, first.node)
         await self._seating.post(first.node, message, segments)

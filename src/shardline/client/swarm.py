@@ -18,6 +18,7 @@ import torch
 from anyio.from_thread import start_blocking_portal
 
 from shardline.client.model import SwarmModel
+from shardline.client.prefixes import Naming
 from shardline.client.runner import Runner
 from shardline.client.session import RemoteSession
 from shardline.client.sessions import Sessions
@@ -76,11 +77,13 @@ class Swarm:
         device: str = "cpu",
         standby: int = 0,
         terms: Terms = EXACT,
+        share_prefixes: bool = False,
         tell: Callable[[Mended | str], None] = _log_news,
     ) -> SwarmModel:
         """The model of this directory or hub id, with its blocks on the swarm; see `model_now`."""
         load = functools.partial(self.model_now, dtype=dtype, device=device, standby=standby)
-        return await asyncio.to_thread(load, model, terms=terms, tell=tell)
+        load = functools.partial(load, terms=terms, share_prefixes=share_prefixes, tell=tell)
+        return await asyncio.to_thread(load, model)
 
     def nodes_now(self) -> list[NodeRecord]:
         """As `nodes`, for plain code."""
@@ -95,13 +98,16 @@ class Swarm:
         device: str = "cpu",
         standby: int = 0,
         terms: Terms = EXACT,
+        share_prefixes: bool = False,
         tell: Callable[[Mended | str], None] = _log_news,
     ) -> SwarmModel:
         """Load embeddings, norm and head here and leave the blocks to the swarm.
 
         A chain computes in one dtype; None takes one that covers the model. With `standby` 1, a
         second node for each hop is kept warm, where there is one. Hidden states cross exactly,
-        unless `terms` allow less. `tell` hears, on the network's thread, of chains that were mended
+        unless `terms` allow less. With `share_prefixes` the nodes keep what they computed of this
+        model's prompts, so that later ones that begin alike begin behind it; not beside standbys,
+        which need it whole. `tell` hears, on the network's thread, of chains that were mended
         and of blocks that nobody holds. Raises BadInput for odd terms, NoSuchModel, NoChain,
         CorruptWeights, or NotCovered with the blocks that nobody holds.
         """
@@ -128,7 +134,8 @@ class Swarm:
             tell(f"the nodes hold this model's weights in {fewer}: its text is not exact")
         used = torch.bfloat16 if name == "bfloat16" else torch.float32
         ends = load_ends(plan, runner, dtype=used, device=torch.device(device))
-        return SwarmModel(ends, plan, runner)
+        naming = Naming(f"{print_} {held} {terms}") if share_prefixes else None
+        return SwarmModel(ends, plan, runner, naming)
 
 
 @dataclass(slots=True)

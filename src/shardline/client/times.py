@@ -22,6 +22,8 @@ class StepTimes:
     """The codec of the hidden states on each link: from here to the first node, and so on."""
     beside: int = 0
     """Tokens of other sessions that some node computed together with it."""
+    shared_tokens: int = 0
+    """Those before its own that the nodes held in pages, where it began a session."""
 
     @property
     def overhead_ms(self) -> float:

@@ -3,10 +3,12 @@
 from shardline.model.caches import SpanCache
 from shardline.model.chain import ChainPlan, Link
 from shardline.model.crossing import Call, Crossing, Returned
+from shardline.model.cutting import led_by, split
 from shardline.model.ends import RunBlocks, load_ends
 from shardline.model.fingerprints import config_fingerprint, fingerprint
 from shardline.model.ghost import cache_length
 from shardline.model.library import adopt_threads, quiet
+from shardline.model.pages import PAGE_TOKENS, Pages
 from shardline.model.profiles import (
     BlockKind,
     Line,
@@ -28,6 +30,7 @@ from shardline.model.weights import Kind
 
 __all__ = [
     "KINDS",
+    "PAGE_TOKENS",
     "BlockKind",
     "Call",
     "ChainPlan",
@@ -36,6 +39,7 @@ __all__ = [
     "Line",
     "Link",
     "LoadedSpan",
+    "Pages",
     "Profile",
     "Returned",
     "RunBlocks",
@@ -52,6 +56,7 @@ __all__ = [
     "keep_profile",
     "kept_profile",
     "kind_named",
+    "led_by",
     "load_ends",
     "load_span",
     "load_tokenizer",
@@ -60,5 +65,6 @@ __all__ = [
     "quiet",
     "resolve",
     "setup_of",
+    "split",
     "trace",
 ]

@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers.cache_utils import CacheLayerMixin, DummyLayer, DynamicCache
+from transformers.cache_utils import CacheLayerMixin, DummyLayer, DynamicCache, DynamicLayer
+
+from shardline.model.pages import PagedLayer, Pages
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedConfig
 
@@ -29,12 +31,22 @@ class SpanCache(DynamicCache):
     the sequence's length and mask sizes. `tokens` counts for spans without attention.
     """
 
-    def __init__(self, config: PreTrainedConfig, span: Span) -> None:
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        span: Span,
+        tokens: int | None = None,
+        shared: Sequence[Pages] = (),
+    ) -> None:
+        """Room for `tokens` of each row (None: as they come); the first of them are `shared`."""
         super().__init__(config=config)
-        self.tokens = 0
-        for index in range(len(self.layers)):
+        self.tokens = sum(pages.tokens for pages in shared)
+        own = None if tokens is None else tokens - self.tokens
+        for index, layer in enumerate(self.layers):
             if index not in span:
                 self.layers[index] = cast("CacheLayerMixin", DummyLayer())
+            elif type(layer) is DynamicLayer:
+                self.layers[index] = PagedLayer(own, [pages.layers[index] for pages in shared])
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens held by this layer or, where it holds none of its own, by this span."""
@@ -43,8 +55,41 @@ class SpanCache(DynamicCache):
         return self.tokens
 
     @property
+    def keeps_all(self) -> bool:
+        """Whether each layer keeps every key and value that it was given, and nothing else."""
+        return all(type(layer) in {PagedLayer, DummyLayer} for layer in self.layers)
+
+    def pages(self, first: int, stop: int) -> Pages | None:
+        """Copies of these tokens, whole pages of the session's own; None where it has no such."""
+        if not self.keeps_all:
+            return None
+        layers = {
+            index: layer.copied(first, stop)
+            for index, layer in enumerate(self.layers)
+            if isinstance(layer, PagedLayer)
+        }
+        found = {index: pair for index, pair in layers.items() if pair is not None}
+        return Pages(stop - first, found) if found and len(found) == len(layers) else None
+
+    def truncate(self, tokens: int) -> None:
+        """Forget all tokens but the first so many; raises ValueError where that cannot be done."""
+        if not self.keeps_all:
+            raise ValueError("a layer of this model does not keep all of the past")
+        for layer in self.layers:
+            if isinstance(layer, PagedLayer) and layer.get_seq_length():
+                layer.truncate(tokens)
+        self.tokens = tokens
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if an invariant is broken; tests call it between steps."""
+        for layer in self.layers:
+            if isinstance(layer, PagedLayer):
+                layer.check_integrity()
+                assert layer.get_seq_length() in {0, self.tokens}
+
+    @property
     def memory_bytes(self) -> int:
-        """Bytes of all tensors held."""
+        """Bytes of all of the session's own tensors, as far as they are filled."""
         held: list[Any] = []
         for layer in self.layers:
             fields: dict[str, Any] = vars(layer)

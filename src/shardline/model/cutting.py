@@ -6,10 +6,10 @@ and values, or less (recurrent states, sliding windows), is not cut.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import torch
-from transformers.cache_utils import DummyLayer, DynamicLayer
 
 from shardline.model.crossing import Call, Crossing, Returned
 from shardline.model.merging import MASK_RANK, Cannot, is_tokenwise
@@ -18,16 +18,9 @@ from shardline.model.trees import Leaf, Path, Tree, get, map_leaves
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import Cache
-
-__all__ = ["cut", "joined_carried", "joined_tree", "keeps_all"]
+__all__ = ["cut", "joined_carried", "joined_tree", "led_by", "split"]
 
 MASK: Final[Path] = (1, "attention_mask")
-
-
-def keeps_all(cache: Cache) -> bool:
-    """Whether each layer keeps every key and value that it was given, and nothing else."""
-    return all(type(layer) in {DynamicLayer, DummyLayer} for layer in cache.layers)
 
 
 def cut(crossing: Crossing, past_tokens: int, tokens: int) -> list[Crossing]:
@@ -35,15 +28,35 @@ def cut(crossing: Crossing, past_tokens: int, tokens: int) -> list[Crossing]:
 
     `past_tokens` are those that the session's cache holds of each. Raises Cannot.
     """
-    pieces: list[Crossing] = []
-    for first in range(0, crossing.tokens, tokens):
-        stop = min(first + tokens, crossing.tokens)
-        carried = tuple(tensor[:, first:stop] for tensor in crossing.carried)
-        calls = tuple(
-            _cut_call(call, crossing, past_tokens, first, stop) for call in crossing.calls
-        )
-        pieces.append(Crossing(crossing.start, carried, calls, crossing.order))
-    return pieces
+    bounds = [*range(0, crossing.tokens, tokens), crossing.tokens]
+    return [_part(crossing, past_tokens, *bound) for bound in pairwise(bounds)]
+
+
+def split(crossing: Crossing, tokens: int) -> tuple[Crossing, Crossing] | None:
+    """A session's first step as two, of so many tokens and of the rest; None if it cannot be."""
+    try:
+        return _part(crossing, 0, 0, tokens), _part(crossing, 0, tokens, crossing.tokens)
+    except Cannot:
+        return None
+
+
+def led_by(tokens: int, returned: Returned, given: int) -> Returned:
+    """What came back for `given` tokens, behind `tokens` others that nobody computed: NaN or 0."""
+
+    def lead(_: Path, leaf: Leaf) -> Leaf:
+        if not isinstance(leaf, torch.Tensor) or leaf.shape[1:2] != (given,):
+            return leaf
+        nothing = torch.nan if leaf.is_floating_point() else 0
+        unknown = leaf.new_full((leaf.shape[0], tokens, *leaf.shape[2:]), nothing)
+        return torch.cat([unknown, leaf], dim=1)
+
+    return Returned(map_leaves(returned.output, lead))
+
+
+def _part(crossing: Crossing, past: int, first: int, stop: int) -> Crossing:
+    carried = tuple(tensor[:, first:stop] for tensor in crossing.carried)
+    calls = tuple(_cut_call(call, crossing, past, first, stop) for call in crossing.calls)
+    return Crossing(crossing.start, carried, calls, crossing.order)
 
 
 def _cut_call(call: Call, crossing: Crossing, past: int, first: int, stop: int) -> Call:

@@ -23,7 +23,6 @@ from shardline.core.clock import SystemClock
 from shardline.core.errors import SpanTooLarge
 from shardline.core.spans import Span
 from shardline.core.units import format_bytes
-from shardline.model.caches import SpanCache
 from shardline.model.fingerprints import config_fingerprint
 from shardline.model.library import quiet
 from shardline.model.profile_inputs import Shapes, same_blocks
@@ -32,6 +31,7 @@ from shardline.model.span import LoadedSpan
 
 if TYPE_CHECKING:
     from shardline.core.clock import Clock
+    from shardline.model.caches import SpanCache
     from shardline.model.chain import ChainPlan
     from shardline.model.crossing import Crossing
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from shardline.model.chain import ChainPlan
+    from shardline.model.pages import Pages
     from shardline.model.quantising import Weights
 
 __all__ = ["LoadedSpan", "load_span"]
@@ -82,9 +83,25 @@ class LoadedSpan:
         for parameter in self.parameters():
             parameter.detach().reshape(-1).view(torch.uint8)[::PAGE_BYTES].sum()
 
-    def new_cache(self) -> SpanCache:
-        """An empty cache for one session on this span."""
-        return SpanCache(text_config(self.plan.config), self.span)
+    def new_cache(self, tokens: int | None = None, shared: Sequence[Pages] = ()) -> SpanCache:
+        """A cache for one session on this span, with room for `tokens` tokens of each row.
+
+        Without them it grows as they come. Its first tokens are those of the `shared` pages.
+        """
+        return SpanCache(text_config(self.plan.config), self.span, tokens, shared)
+
+    def pages(self, cache: SpanCache, first: int, stop: int) -> Pages | None:
+        """These tokens of a session as pages for others; None where it has none that can be."""
+        return cache.pages(first, stop)
+
+    def truncate(self, cache: SpanCache, tokens: int) -> None:
+        """Forget all tokens but the first so many; raises ValueError where that cannot be done."""
+        cache.truncate(tokens)
+
+    def check(self, cache: SpanCache, tokens: int) -> None:
+        """Raise AssertionError unless the cache is in order and holds so many tokens."""
+        cache.check_integrity()
+        assert cache.tokens == tokens
 
     @torch.no_grad()
     def run(self, crossing: Crossing, cache: SpanCache | None) -> Crossing | Returned:

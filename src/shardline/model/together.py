@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 import torch
 
 from shardline.core.errors import PeerFault, ShardlineError, StepFailed
-from shardline.model.cutting import cut, keeps_all
+from shardline.model.cutting import cut
 from shardline.model.merging import Cannot, Kind, Merged, agree, kind_of
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Together:
 
     def pieces(self, crossing: Crossing, cache: SpanCache, tokens: int) -> list[Crossing]:
         """The step in pieces of at most so many tokens; whole where nobody knows how to cut it."""
-        if crossing.tokens <= tokens or not keeps_all(cache):
+        if crossing.tokens <= tokens or not cache.keeps_all:
             return [crossing]
         try:
             return cut(crossing, cache.tokens, tokens)

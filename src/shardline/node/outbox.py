@@ -184,7 +184,8 @@ class Outbox:
         spent, to = state.last_spent, state.next
         message: Message = Result(seat.session, step, spent)
         if to is not None:
-            message = Step(seat.session, state.span.stop, step, state.caller, spent, replay)
+            place = seat.session, state.span.stop, step, state.caller
+            message = Step(*place, spent, replay, state.attached if step == 1 else 0)
         try:
             async with asyncio.timeout(FORWARD_S) as patience:
                 state.patience = patience

@@ -53,6 +53,8 @@ class SeatState:
     """What it reserves."""
     expected: int = 0
     """The next step to compute; what comes earlier is known, what comes later has a gap before."""
+    attached: int = 0
+    """Pages of a kept prefix that stand for step 0."""
     last_spent: list[Spent] = field(default_factory=list["Spent"])
     queue: asyncio.Queue[Arrived | None] = field(default_factory=asyncio.Queue["Arrived | None"])
     queued_bytes: int = 0

@@ -31,6 +31,7 @@ from shardline.node.seats import Arrived, SeatState, Shares
 from shardline.node.tally import Tally
 from shardline.node.tasks import PeerTasks, Ration
 from shardline.node.wiring import EXACT, Wires, Wiring
+from shardline.runtime import Named
 from shardline.wire import EVERY_STEP, Close, Open, Opened, Reroute, Spent, Step
 
 if TYPE_CHECKING:
@@ -265,7 +266,8 @@ class Worker:
         if state.closed:
             return  # its engine's close is over already, and nobody would undo an open
         try:
-            await self._engine_call(self._reserve, seat, state, message, list(self._seats.values()))
+            seats = list(self._seats.values())
+            pages = await self._engine_call(self._reserve, seat, state, message, seats)
         except ShardlineError as error:
             if not state.closed:
                 self._leave(seat, state)
@@ -274,13 +276,22 @@ class Worker:
                 self._post.hang_up(state.caller, error)
             return
         if not state.closed:
-            await self._outbox.tell(state.caller, Opened(seat.session, self._duty.me, seat.start))
+            opened = Opened(seat.session, self._duty.me, seat.start, pages)
+            await self._outbox.tell(state.caller, opened)
         while (arrived := await state.next_step()) is not None:
             await self._take(seat, state, arrived)
 
     async def _take(self, seat: Seat, state: SeatState, arrived: Arrived) -> None:
         """The step that is due is computed, an earlier one answered again, a later one refused."""
-        step = arrived.message.step
+        step, attach = arrived.message.step, arrived.message.attach
+        if attach and step == 1 and not state.expected:
+            try:
+                await self._engine_call(self._engine.attach, seat, attach)
+            except ShardlineError as error:
+                if not state.closed:
+                    await self._outbox.fail(state.caller, seat, step, error)
+                return
+            state.expected, state.attached = 1, attach
         if step == state.expected:
             await self._step(seat, state, arrived)
         elif step > state.expected:
@@ -355,11 +366,17 @@ class Worker:
             self._rounds.drop(seat)
             self._thread.submit(self._engine.close, seat)  # before any later call of the engine
 
-    def _reserve(self, seat: Seat, state: SeatState, message: Open, taken: list[SeatState]) -> None:
-        """On the engine's thread: a seat's part of the cache, if its caller may have it."""
+    def _reserve(self, seat: Seat, state: SeatState, message: Open, taken: list[SeatState]) -> int:
+        """On the engine's thread: a seat's part of the cache, if its caller may have it.
+
+        Gives how many pages of its prefix are kept here for that caller.
+        """
+        named = Named(message.caller, tuple(message.prefix))
         rows, tokens, now_s = message.batch, message.tokens, self._clock.monotonic_s()
         with self._shares.at(self._engine.report().cache_tokens_total, state, taken, now_s):
-            self._engine.open(seat, state.span, rows=rows, tokens=tokens, now_s=now_s)
+            return self._engine.open(
+                seat, state.span, rows=rows, tokens=tokens, now_s=now_s, named=named
+            )
 
     async def _engine_call(self, work: Callable[..., T], *args: object) -> T:
         """As `_call`; whatever goes wrong there is an error that can be told to a caller."""

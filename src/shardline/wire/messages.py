@@ -19,7 +19,9 @@ __all__ = [
     "BLOCK_MAX",
     "BLOCK_MIN",
     "BURST_BYTES_MAX",
+    "DIGEST_BYTES",
     "EVERY_STEP",
+    "PREFIX_PAGES_MAX",
     "Close",
     "Failed",
     "Message",
@@ -42,6 +44,9 @@ TEXT_MAX: Final = 2_000
 BURST_BYTES_MAX: Final = 2**19
 """Of a burst that clocks a link: more clocks faster links better and costs slow ones more."""
 PROOF_BYTES: Final = 32
+DIGEST_BYTES: Final = 16
+PREFIX_PAGES_MAX: Final = 256
+"""Pages of a prompt that a session can begin with; what is beyond is computed."""
 BLOCK_DEFAULT: Final = 4_096
 BLOCK_MIN: Final = 64
 BLOCK_MAX: Final = 65_536
@@ -54,6 +59,8 @@ _Name = Annotated[str, Meta(max_length=128)]
 _Count = Annotated[int, Meta(ge=0, lt=2**31)]
 _Wire = Annotated[str, Meta(max_length=16, pattern=r"\A[a-z0-9_]*\Z")]
 _Block = Annotated[int, Meta(ge=BLOCK_MIN, le=BLOCK_MAX)]
+_Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
+_Pages = Annotated[int, Meta(ge=0, le=PREFIX_PAGES_MAX)]
 _Nonce = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
@@ -86,7 +93,8 @@ class Open(_Message, tag="open", frozen=True):
     row of this session will hold, `batch` its rows. `fresh` says that the next node's cache has to
     be filled too, so that replayed steps go on to it. A seat that the same caller has taken before
     starts anew. Hidden states may cross to `next` in the codec `wire` at the coarsest, with a scale
-    for each `block` elements at most (decision 0018).
+    for each `block` elements at most (decision 0018). `prefix` names the first pages of the
+    session's tokens, each by a digest of all up to its end (decision 0023).
     """
 
     session: _Session
@@ -100,20 +108,26 @@ class Open(_Message, tag="open", frozen=True):
     fresh: bool = False
     wire: _Wire = "raw"
     block: _Block = BLOCK_DEFAULT
+    prefix: Annotated[list[_Digest], Meta(max_length=PREFIX_PAGES_MAX)] = []
 
 
 class Opened(_Message, tag="opened", frozen=True):
-    """The node is ready for the first step at this seat."""
+    """The node is ready for the first step at this seat; it holds the first `pages` of its prefix.
+
+    They stay until the first step, which says whether they are used.
+    """
 
     session: _Session
     node: _Node
     start: _Count
+    pages: _Pages = 0
 
 
 class Step(_Message, tag="step", frozen=True):
     """One forward pass through the chain; the segments are the inputs of the span at `start`.
 
     A replayed step only fills the cache of a node that took over: its outputs are known already.
+    Step 1 may stand on `attach` pages of the prefix that was named, instead of on step 0.
     """
 
     session: _Session
@@ -122,6 +136,7 @@ class Step(_Message, tag="step", frozen=True):
     caller: _Node
     spent: _Spending
     replay: bool = False
+    attach: _Pages = 0
 
 
 class Result(_Message, tag="result", frozen=True):

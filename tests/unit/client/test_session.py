@@ -257,6 +257,32 @@ async def test_a_sender_that_kept_nothing_becomes_part_of_the_gap(around: Around
     await stepping
 
 
+async def test_what_all_nodes_hold_of_the_prefix_is_not_sent_until_a_seat_is_filled_anew(
+    around: Around,
+) -> None:
+    session = RemoteSession(around, "print", WHOLE)
+    names = [b"%016d" % number for number in range(4)]
+    opening = asyncio.create_task(session.open(rows=2, tokens=300, prefix=names))
+    asked: list[list[bytes]] = []
+    for pages in (3, 2, 9):
+        node, message, _ = await around.sent.get()
+        assert isinstance(message, Open)
+        asked.append(message.prefix)
+        session.on_message(node, Opened(session.id, node, message.start, pages), ())
+    assert await opening == 2
+    assert len({tuple(prefix) for prefix in asked}) == 3, "each behind other nodes"
+    session.begin([b"two pages"], 2, 128)
+    stepping = step(session, b"rest")
+    assert await around.sent.get() == (A, Step(session.id, 0, 1, ME, [], attach=2), [b"rest"])
+    session.on_gone(A, NodeLost("a went away"))
+    (seat,) = await seats(around, session, 1)
+    assert seat.prefix == []
+    again = [await around.sent.get() for _ in range(2)]
+    assert [(node, body) for node, _, body in again] == [(D, (b"two pages",)), (D, (b"rest",))]
+    session.on_message(C, Result(session.id, 1, []), [b"out"])
+    await stepping
+
+
 async def test_a_blamed_node_is_replaced_and_not_the_one_that_blames_it(around: Around) -> None:
     session = await opened(around)
     stepping = step(session, b"in")

@@ -16,6 +16,7 @@ from shardline.core.errors import (
     CacheFull,
     NodeLost,
     PeerFault,
+    SessionUnknown,
     ShardlineError,
     StepFailed,
 )
@@ -27,7 +28,7 @@ from shardline.node.outbox import AGAIN_MAX
 from shardline.node.seats import WANTED_S
 from shardline.node.tasks import UNDER_WAY_MAX
 from shardline.node.worker import ORPHAN_S, SEATS_MAX, STRANGERS_TOLD_PER_S, Duty, Worker
-from shardline.runtime import EngineReport
+from shardline.runtime import EngineReport, Named
 from shardline.wire import EVERY_STEP, Close, Failed, Open, Opened, Reroute, Result, Step
 
 if TYPE_CHECKING:
@@ -88,13 +89,23 @@ class Engine:
     fails: Exception | None = None
     idle: list[Seat] = field(default_factory=list[Seat])
     free: int = 1_000
+    kept: set[tuple[str, bytes]] = field(default_factory=set[tuple[str, bytes]])
+    attached: list[int] = field(default_factory=list[int])
 
-    def open(self, seat: Seat, span: Span, *, rows: int, tokens: int, now_s: float) -> None:
+    def open(  # noqa: PLR0913  (as the real one)
+        self, seat: Seat, span: Span, *, rows: int, tokens: int, now_s: float, named: Named
+    ) -> int:
         del span, rows, now_s
         assert seat not in self.seats, "opened twice"
         if tokens > self.free:
             raise CacheFull(f"{tokens} cache tokens were asked, {self.free} are free")
         self.seats.add(seat)
+        return len([digest for digest in named.digests if (named.owner, digest) in self.kept])
+
+    def attach(self, seat: Seat, pages: int) -> None:
+        if seat not in self.seats or pages > len(self.kept):
+            raise SessionUnknown(f"{pages} kept pages cannot be attached here")
+        self.attached.append(pages)
 
     def steps_of(self, crossing: Crossing) -> Crossing:
         self.steps_done.append(int(crossing.carried[0].item()))
@@ -244,6 +255,27 @@ async def test_a_seat_is_given_and_its_outputs_go_to_the_next_node() -> None:
         assert (passed.start, passed.step, passed.caller, passed.replay) == (4, 0, CALLER, False)
         assert [spent.node for spent in passed.spent] == [ME[:8]]
         assert world.post.outputs_to(NEXT) == [100]
+
+
+async def test_a_session_may_begin_with_the_pages_that_are_kept_for_its_caller() -> None:
+    pages = [b"%016d" % number for number in range(3)]
+    async with at_work() as world:
+        world.engine.kept = {(CALLER, page) for page in pages[:2]}
+        await world.hear(opening(prefix=pages))
+        assert world.post.to(CALLER, Opened) == [Opened(ONE, ME, 2, 2)]
+        await world.hear(Step(ONE, 2, 1, CALLER, [], attach=2), 1)
+        await world.steps(2)
+        assert world.engine.attached == [2]
+        assert [(word.step, word.attach) for word in world.post.to(NEXT, Step)] == [(1, 2), (2, 0)]
+
+
+async def test_pages_that_are_not_kept_cannot_stand_for_a_step() -> None:
+    async with at_work() as world:
+        await world.open()
+        await world.hear(Step(ONE, 2, 1, CALLER, [], attach=2), 1)
+        assert world.failures() == [("SessionUnknown", 1)]
+        await world.steps(0, 1)
+        assert world.post.outputs_to(NEXT) == [100, 101]
 
 
 async def test_steps_said_at_once_are_taken_in_their_order() -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import Cache, DynamicCache
 from shardline.core.errors import CacheFull, PeerFault, SessionUnknown, ShardlineError
 from shardline.core.ids import Seat, SessionId
 from shardline.core.spans import Span
-from shardline.model import Call, Crossing, Returned
+from shardline.model import Call, Crossing, Pages, Returned
 from shardline.runtime import SpanEngine
 from shardline.runtime.engine import SESSION_IDLE_S
 
@@ -18,8 +19,23 @@ WHOLE = Span(0, 4)
 Found = Crossing | Returned | ShardlineError
 
 
+class Seen(DynamicCache):
+    """A cache that keeps the first element of every token of the first row."""
+
+    def __init__(self, shared: Sequence[Pages] = ()) -> None:
+        super().__init__()
+        self.seen = [float(x) for pages in shared for x in pages.layers[0][0].reshape(-1)]
+
+
+def seen_by(engine: SpanEngine, number: int) -> list[float]:
+    """What a session's cache holds."""
+    cache = cast("Any", engine)._sessions[session(number)].cache  # noqa: SLF001
+    assert isinstance(cache, Seen)
+    return cache.seen
+
+
 class Doubler:
-    """A span whose work is plain to see: it doubles what crosses."""
+    """A span whose work is plain to see: it doubles what crosses, and remembers it."""
 
     def __init__(self, span: Span = WHOLE) -> None:
         self.span = span
@@ -27,18 +43,39 @@ class Doubler:
     def part(self, span: Span) -> "Doubler":
         return Doubler(span)
 
-    def new_cache(self) -> DynamicCache:
-        return DynamicCache()
+    def new_cache(self, tokens: int, shared: Sequence[Pages] = ()) -> Seen:
+        del tokens
+        return Seen(shared)
+
+    def pages(self, cache: Cache, first: int, stop: int) -> Pages | None:
+        assert isinstance(cache, Seen)
+        kept = torch.tensor(cache.seen[first:stop]).reshape(1, 1, -1, 1)
+        return Pages(stop - first, {0: (kept, kept)})
+
+    def truncate(self, cache: Cache, tokens: int) -> None:
+        assert isinstance(cache, Seen)
+        del cache.seen[tokens:]
+
+    def check(self, cache: Cache, tokens: int) -> None:
+        assert isinstance(cache, Seen)
+        assert len(cache.seen) == tokens
 
     def run_together(self, steps: Sequence[tuple[Crossing, Cache]]) -> list[Found]:
-        assert all(isinstance(cache, DynamicCache) for _, cache in steps)
+        for step, cache in steps:
+            assert isinstance(cache, Seen)
+            cache.seen += [float(x) for x in step.carried[0][0, :, 0]]
         return [step.after(self.span.stop, (step.carried[0] * 2,)) for step, _ in steps]
 
     def pieces(self, crossing: Crossing, cache: Cache, tokens: int) -> list[Crossing]:
         del cache
         return [
-            Crossing(crossing.start, (own,), crossing.calls, crossing.order)
-            for own in crossing.carried[0].split(tokens, dim=1)
+            Crossing(
+                crossing.start,
+                (crossing.carried[0][:, first : first + tokens],),
+                crossing.calls,
+                crossing.order,
+            )
+            for first in range(0, crossing.tokens, tokens)
         ]
 
     def joined(self, crossing: Crossing, parts: Sequence[Crossing | Returned]) -> Crossing:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from shardline.core.errors import PeerFault, StepFailed, Unsupported
 from shardline.core.ids import NodeId, SessionId
 from shardline.wire import (
+    DIGEST_BYTES,
+    PREFIX_PAGES_MAX,
     SEGMENTS_MAX,
     Close,
     Failed,
@@ -29,6 +31,7 @@ NODE = NodeId("ab" * 32)
 SESSION = SessionId("cd" * 16)
 
 counts = st.integers(0, 2**31 - 1)
+pages = st.integers(0, PREFIX_PAGES_MAX)
 spending = st.lists(st.builds(Spent, st.text(max_size=16), st.integers(0, 2**53 - 1)), max_size=5)
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(
@@ -42,9 +45,12 @@ messages: st.SearchStrategy[Message] = st.one_of(
         counts,
         counts,
         st.booleans(),
+        prefix=st.lists(st.binary(min_size=DIGEST_BYTES, max_size=DIGEST_BYTES), max_size=5),
     ),
-    st.builds(Opened, st.just(SESSION), st.just(NODE), counts),
-    st.builds(Step, st.just(SESSION), counts, counts, st.just(NODE), spending, st.booleans()),
+    st.builds(Opened, st.just(SESSION), st.just(NODE), counts, pages),
+    st.builds(
+        Step, st.just(SESSION), counts, counts, st.just(NODE), spending, st.booleans(), pages
+    ),
     st.builds(Reroute, st.just(SESSION), counts, st.just(NODE)),
     st.builds(Result, st.just(SESSION), counts, spending),
     st.builds(
