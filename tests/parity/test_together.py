@@ -30,8 +30,7 @@ ALONE = {"bloom", "deepseek-v3", "falcon-alibi", "falcon-rotary", "mamba", "qwen
 registry, work on what the cache gave back, or keep other states."""
 
 
-WHOLE = {"bloom", "falcon-alibi", "gemma2", "gemma3", "gpt-oss", "gpt2", "mamba", "mistral", "phi3"}
-WHOLE |= {"qwen3-next"}
+WHOLE = set("bloom falcon-alibi gemma2 gemma3 gpt-oss gpt2 mamba mistral phi3 qwen3-next".split())
 """Architectures whose prompts are not cut: they keep other states, or less than all of the past."""
 
 
