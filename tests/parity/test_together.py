@@ -30,7 +30,8 @@ ALONE = {"bloom", "deepseek-v3", "falcon-alibi", "falcon-rotary", "mamba", "qwen
 registry, work on what the cache gave back, or keep other states."""
 
 
-WHOLE = set("bloom falcon-alibi gemma2 gemma3 gpt-oss gpt2 mamba mistral phi3 qwen3-next".split())
+KEPT = {"gemma2", "gemma3", "gpt-oss", "gpt2", "mistral", "phi3"}
+WHOLE = KEPT | ALONE - {"deepseek-v3", "falcon-rotary"}
 """Architectures whose prompts are not cut: they keep other states, or less than all of the past."""
 
 
