@@ -103,8 +103,17 @@ class Seating:
         """Something was heard."""
         self._news.set()
 
+    async def rest(self, wait_s: float) -> bool:
+        """As `woken`, for who has used up what was heard so far."""
+        self._news.clear()
+        return await self.woken(wait_s)
+
     async def woken(self, wait_s: float) -> bool:
-        """Whether something was heard within this time."""
+        """Whether something was heard within this time; the event loop gets its turn in any case.
+
+        Else who fails at once, and tries again, would keep the loop from noticing what is new.
+        """
+        await asyncio.sleep(0)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._news.wait()

@@ -301,13 +301,15 @@ class RemoteSession:
             assert gap is not None
             if self._doubts.reach_further(gap.span.start) and self._suspect_sender(gap):
                 continue
+            avoided = set(self._doubts.avoid)
             if await self._mend(gap, deadline_s):
                 continue
             if loop.time() > deadline_s:
                 cause = self._doubts.lost[gap.span.start]
                 raise ChainBroken(self.chain[gap.first].node, cause)
-            await self._seating.woken(pause_s)
-            pause_s = min(2 * pause_s, PROBE_S)
+            if self._doubts.avoid.keys() == avoided:  # the same would be tried again
+                await self._seating.rest(pause_s)
+                pause_s = min(2 * pause_s, PROBE_S)
         self._standbys.wake()
 
     def _suspect_sender(self, gap: Gap) -> bool:

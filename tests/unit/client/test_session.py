@@ -147,6 +147,24 @@ async def stepped(around: Around, session: RemoteSession, number: int) -> None:
     await stepping
 
 
+async def test_who_cannot_reach_anybody_leaves_the_loop_its_turns(around: Around) -> None:
+    """A send that fails at once is no pause: what would heal it has to be heard meanwhile."""
+    session = await opened(around)
+    stepping = step(session, b"x")
+    node, message, _ = await around.sent.get()
+    assert isinstance(message, Step)
+    around.unreachable |= {B, D}
+    asyncio.get_running_loop().call_later(0.3, around.unreachable.clear)
+    session.on_gone(B, NodeLost("the link broke"))
+    async with asyncio.timeout(30):
+        await seats(around, session, 1)
+        assert around.unreachable == set()
+        node, message, _ = await around.sent.get()
+        assert (node, type(message)) == (A, Reroute)
+        session.on_message(C, Result(session.id, 0, []), [b"y"])
+        assert (await stepping)[0] == [b"y"]
+
+
 async def test_every_node_is_told_its_span_and_who_comes_next(around: Around) -> None:
     session = RemoteSession(around, "print", WHOLE)
     opening = asyncio.create_task(session.open(rows=2, tokens=30))

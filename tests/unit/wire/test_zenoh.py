@@ -142,29 +142,35 @@ async def test_clients_that_listen_nowhere_can_be_called_by_all(tls: TlsFiles) -
             assert await far.receive() == b"called"
 
 
-def break_links(*ports: int) -> None:
-    """Break this process's connections with whoever listens there."""
+def break_links(spared: str) -> None:
+    """Break this process's connections, but for those with who listens there."""
+    _, port = split_address(spared)
     for end in psutil.Process().net_connections("tcp"):
-        if end.raddr and not {end.laddr[1], end.raddr[1]}.isdisjoint(ports):
+        if end.raddr and port not in {end.laddr[1], end.raddr[1]}:
             with suppress(OSError), socket.socket(fileno=os.dup(end.fd)) as link:
                 link.shutdown(socket.SHUT_RDWR)  # unless it was closed in between
 
 
-async def test_a_broken_link_is_dialled_again_though_both_ends_have_others(tls: TlsFiles) -> None:
+@pytest.mark.parametrize("listen", [HERE, None])
+async def test_a_broken_link_is_dialled_again_though_both_ends_have_others(
+    tls: TlsFiles, listen: str | None
+) -> None:
+    """Of who listens, and of a caller, who does not."""
     async with AsyncExitStack() as stack, asyncio.timeout(DEADLINE_S):
 
-        async def join(*known: str) -> tuple[ZenohTransport, ZenohEngine]:
-            opening = open_zenoh(ZenohSettings(HERE, known, tls=tls))
+        async def join(listen: str | None, *known: str) -> tuple[ZenohTransport, tuple[str, ...]]:
+            opening = open_zenoh(ZenohSettings(listen, known, tls=tls))
             engine = await stack.enter_async_context(opening)
             transport = ZenohTransport(engine, "test", KeySigner().node_id, open_s=DEADLINE_S)
-            return await stack.enter_async_context(transport), engine
+            return await stack.enter_async_context(transport), engine.listening
 
-        _, hub = await join()
-        (one, one_engine), (other, other_engine) = [await join(*hub.listening) for _ in range(2)]
-        ports = [split_address(engine.listening[0])[1] for engine in (one_engine, other_engine)]
+        _, hub = await join(HERE)
+        other, _ = await join(HERE, *hub)
+        one, here = await join(listen, *hub)
+        assert bool(here) is (listen is not None)
         for _ in range(3):
             near, far = await asyncio.gather(one.open(other.me), other.accept())
-            break_links(*ports)
+            break_links(*hub)
             for pipe in (near, far):
                 with pytest.raises(ChannelClosed):
                     await pipe.receive()

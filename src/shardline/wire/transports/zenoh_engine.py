@@ -46,6 +46,7 @@ __all__ = [
 CONNECT_S: Final = 4.0
 """How long to wait for the first of the addresses to let us in."""
 PROBE_S: Final = 1.0
+LOOPBACK: Final = "127.0.0.1:0"
 PORT_TRIES: Final = 5
 _OVERHEAD_BYTES: Final = 64 * 2**10
 _WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
@@ -65,7 +66,8 @@ class ZenohSettings:
     """How one process joins; presets live with the commands."""
 
     listen: str | None
-    """HOST:PORT (port 0: any free one; IPv6 in brackets); None dials out only, as callers do."""
+    """HOST:PORT (port 0: any free one; IPv6 in brackets); None dials out only, as callers do.
+    Then only a port of the loopback is listened at, for what dials broken links again."""
     connect: tuple[str, ...] = ()
     """Addresses of other nodes; any one that answers is enough. Over TLS zenoh 1.10 dials no IPv6
     address ("invalid dns name"): give a host name."""
@@ -141,6 +143,18 @@ def claim_address(listen: str) -> str:
         }
         reason = reasons.get(error.errno or 0, error.strerror)
         raise AddressTaken(f"cannot listen on {listen}: {reason}") from None
+
+
+def _listening(settings: ZenohSettings) -> str | None:
+    """Where this session listens, for others or for itself alone; raises AddressTaken."""
+    if settings.listen is not None:
+        return claim_address(settings.listen)
+    if settings.through_one:
+        return None
+    try:
+        return claim_address(LOOPBACK)
+    except AddressTaken:  # no loopback here: what breaks is dialled again if we were told of it
+        return None
 
 
 def is_own_address(address: str, listening: str | None) -> bool:
@@ -248,9 +262,10 @@ async def _open_session(
 ) -> tuple[zenoh.Session, str | None, list[str]]:
     """The session, where it listens and whom it dials; raises AddressTaken."""
     for left in reversed(range(PORT_TRIES)):
-        listening = claim_address(settings.listen) if settings.listen is not None else None
+        listening = _listening(settings)
+        told = listening if settings.listen is not None else None
         addresses = dict.fromkeys(settings.connect + settings.known)
-        dialled = [address for address in addresses if not is_own_address(address, listening)]
+        dialled = [address for address in addresses if not is_own_address(address, told)]
         if settings.through_one:
             dialled = await _answering_first(dialled)
         config = _config(settings, listening, dialled)
@@ -260,7 +275,7 @@ async def _open_session(
             if listening is None:
                 raise NodeLost(f"the network engine does not start: {error}") from None
             # Another process was quicker; with port 0 there are more to choose from.
-            if left == 0 or split_address(settings.listen or "")[1] != 0:
+            if left == 0 or split_address(settings.listen or LOOPBACK)[1] != 0:
                 raise AddressTaken(f"cannot listen on {listening}: the port is in use") from None
     raise AssertionError("unreachable")
 
@@ -317,8 +332,8 @@ async def _diagnose(addresses: tuple[str, ...], tls: TlsFiles | None) -> Foreign
 async def _keeping_links(
     session: zenoh.Session, listening: str | None, settings: ZenohSettings
 ) -> AsyncGenerator[Callable[[], None]]:
-    """Meanwhile broken links are dialled again; zenoh does it by itself for who goes through one,
-    and who listens nowhere cannot be made to. Gives what has links looked at soon."""
+    """Meanwhile broken links are dialled again; zenoh does it by itself for who goes through one.
+    Gives what has links looked at soon."""
     if listening is None or settings.through_one:
         yield lambda: None
         return
@@ -353,6 +368,7 @@ async def open_zenoh(settings: ZenohSettings) -> AsyncGenerator[ZenohEngine]:
         if dialled and not is_first and not await _wait_for_link(session):
             raise await _diagnose(settings.connect or settings.known, settings.tls)
         async with _keeping_links(session, listening, settings) as look_soon:
-            yield ZenohEngine(session, (listening,) if listening else (), settings, look_soon)
+            told = (listening,) if listening and settings.listen is not None else ()
+            yield ZenohEngine(session, told, settings, look_soon)
     finally:
         await asyncio.to_thread(cast("Closes", session).close)
