@@ -22,6 +22,7 @@ KEYS = {
     "device",
     "prefill_share",
     "python_ms_per_layer",
+    "arrivals",
 }
 
 
@@ -43,6 +44,12 @@ def test_a_quick_look_at_the_shipped_model_has_every_figure(
         assert row["tokens_equal"] == 1.0  # in float32, as sessions of their own too
     for key in ("bandwidth_share", "rss_bytes", "hf_tokens_per_s", "python_ms_per_layer"):
         assert found[key] > 0
+    arrivals = found["arrivals"]
+    assert (arrivals["sessions"], arrivals["tokens"]) == (2, 6)
+    for key in ("together_tokens_per_s", "random_tokens_per_s", "once_tokens_per_s"):
+        assert arrivals[key] > 0
+    rates = arrivals["random_tokens_per_s"], arrivals["together_tokens_per_s"]
+    assert arrivals["share"] == pytest.approx(rates[0] / rates[1])
     assert found["prefill_share"].keys() == {"32"}
     assert found["prefill_share"]["32"] > 0
     assert found["time_to_first_token_s"]["32"] > 0

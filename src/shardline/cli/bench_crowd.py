@@ -31,7 +31,17 @@ if TYPE_CHECKING:
     from shardline.client import SwarmModel
     from shardline.model import RunBlocks
 
-__all__ = ["Watch", "Went", "crowd", "decode", "joined_rows", "prompts_of", "rate", "rows_of"]
+__all__ = [
+    "Apart",
+    "Watch",
+    "Went",
+    "crowd",
+    "decode",
+    "joined_rows",
+    "prompts_of",
+    "rate",
+    "rows_of",
+]
 
 PROMPT_TOKENS: Final = 19
 """Of each session whose decoding is measured: little, so that reading it takes no time."""
@@ -128,7 +138,7 @@ def _each(change: Callable[..., Tree], *trees: Tree) -> Tree:
     return change(*trees)
 
 
-class _Apart:
+class Apart:
     """Runs each row of a batch as a session of its own, all at once; a port of `load_ends`."""
 
     def __init__(self, run: RunBlocks, pool: Executor) -> None:
@@ -156,7 +166,7 @@ def crowd(
     With `apart` False, all rows of a batch are one session.
     """
     with ThreadPoolExecutor(batch) as pool, model.lend(tokens) as run:
-        blocks = _Apart(run, pool) if apart else run
+        blocks = Apart(run, pool) if apart else run
         yield load_ends(model.plan, blocks, dtype=model.dtype, device=device)
 
 

@@ -34,9 +34,35 @@ PROMPTS: Final = "128,1024,4096"
 PROMPTS_QUICK: Final = "32"
 TOKENS: Final = 24
 TOKENS_QUICK: Final = 4
+ARRIVALS: Final = 16
+ARRIVALS_QUICK: Final = 2
+ARRIVALS_MAX: Final = 64
 BATCH_MAX: Final = 256
 PROMPT_MAX: Final = 2**20
 NODES_MAX: Final = 64
+
+
+def _amounts(command: Callable[..., None]) -> Callable[..., None]:
+    """How much both commands measure."""
+    options = (
+        click.option(
+            "--callers", type=click.IntRange(1, BATCH_MAX), help="Default: as many as nodes."
+        ),
+        click.option("--batches", metavar="N,N,…", help=f"Sessions at once.  [default: {BATCHES}]"),
+        click.option("--prompts", metavar="N,N,…", help=f"Tokens.  [default: {PROMPTS}]"),
+        click.option(
+            "--tokens", type=click.IntRange(2, 4096), help=f"To write.  [default: {TOKENS}]"
+        ),
+        click.option(
+            "--arrivals",
+            type=click.IntRange(0, ARRIVALS_MAX),
+            help=f"Sessions that come at different times; 0: none.  [default: {ARRIVALS}]",
+        ),
+        click.option("--rows", is_flag=True, help="Also all rows of a batch as one session."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -47,14 +73,13 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--weights", metavar="KIND", help="bf16, fp32, or as `serve --weights`.")
     @click.option("--threads", type=click.IntRange(1, THREADS_MAX), help="Of each node.")
     @click.option("--device", default="cpu", metavar="cpu|cuda:0", help="Where nodes compute.")
-    @click.option("--callers", type=click.IntRange(1, BATCH_MAX), help="Default: as many as nodes.")
-    @click.option("--batches", metavar="N,N,…", help=f"Sessions at once.  [default: {BATCHES}]")
-    @click.option("--prompts", metavar="N,N,…", help=f"Tokens.  [default: {PROMPTS}]")
-    @click.option("--tokens", type=click.IntRange(2, 4096), help=f"To write.  [default: {TOKENS}]")
-    @click.option("--rows", is_flag=True, help="Also all rows of a batch as one session.")
+    @click.option(
+        "--pin/--no-pin", default=None, help="Each node on cores of its own. Default: several are."
+    )
     @click.option("--quick", is_flag=True, help="Little of everything, to try it out.")
     @click.option("--out", type=click.Path(path_type=Path), help="Where the JSON is saved.")
     @json_option
+    @_amounts
     @functools.wraps(command)
     def measured(  # noqa: PLR0913  (one for each option)
         *,
@@ -64,6 +89,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         prompts: str | None,
         tokens: int | None,
         callers: int | None,
+        arrivals: int | None,
         quick: bool,
         out: Path | None,
         as_json: bool,
@@ -82,6 +108,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             batches=numbers(batches or (BATCHES_QUICK if quick else BATCHES), BATCH_MAX),
             prompts=numbers(prompts or (PROMPTS_QUICK if quick else PROMPTS), PROMPT_MAX),
             tokens=tokens or (TOKENS_QUICK if quick else TOKENS),
+            arrivals=(ARRIVALS_QUICK if quick else ARRIVALS) if arrivals is None else arrivals,
             quick=quick,
             **rest,
         )

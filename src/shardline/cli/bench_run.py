@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 import psutil
 import torch
 
+from shardline.cli.bench_arrivals import measure_arrivals, scripts_of
 from shardline.cli.bench_bounds import best_rates, measure_rates, python_ms_per_layer, work_of
 from shardline.cli.bench_crowd import PROMPT_TOKENS, SETTLE_TOKENS, crowd, decode, prompts_of
-from shardline.cli.bench_wanted import dtype_of, serve_options
+from shardline.cli.bench_wanted import dtype_of, own_cores, serve_options
 from shardline.cli.local import local_swarm
 from shardline.core.errors import BadInput
 from shardline.core.spans import Span
@@ -91,8 +92,10 @@ def run(model: str, wanted: Wanted, progress: Progress) -> dict[str, Any]:
         "torch": setup.torch,
         "threads": threads,
         "callers": wanted.callers,
+        "pinned": bool(own_cores(wanted, threads)),
         "nodes": served.nodes,
         "batches": rows,
+        "arrivals": served.arrivals,
         "time_to_first_token_s": {str(n): s for n, s in served.first_s.items()},
         "skipped": {str(n): why for n, why in served.skipped.items()},
         "rss_bytes": sum(one["rss_bytes"] for one in served.nodes),
@@ -152,6 +155,7 @@ class _Served:
     nodes: list[dict[str, Any]]
     batches: list[Went]
     one_session: list[Went]
+    arrivals: dict[str, Any] | None
     first_s: dict[int, float | None]
     skipped: dict[int, str]
 
@@ -168,6 +172,7 @@ def _served(scene: _Scene, threads: int) -> _Served:
         dtype=_name(scene.dtype),
         threads=threads,
         options=options,
+        own_options=own_cores(wanted, threads),
     ) as local:
         model = local.swarm.model_now(str(scene.plan.model_dir), device=wanted.device)
         _write(model, prompts_of(1, PROMPT_TOKENS, scene.plan.vocabulary).to(scene.device))
@@ -177,9 +182,10 @@ def _served(scene: _Scene, threads: int) -> _Served:
             for _, prompts in scene.sessions
             if wanted.rows
         ]
+        arrivals = _arrivals(scene, model) if wanted.arrivals else None
         nodes = _nodes(local, spans)
         first_s, skipped = _first_tokens(scene, model)
-    return _Served(nodes, batches, one_session, first_s, skipped)
+    return _Served(nodes, batches, one_session, arrivals, first_s, skipped)
 
 
 def _nodes(local: LocalSwarm, spans: list[Span]) -> list[dict[str, Any]]:
@@ -199,6 +205,19 @@ def _batch(scene: _Scene, model: SwarmModel, prompts: torch.Tensor, *, apart: bo
     scene.progress.say(f"{batch} session{'s' * (batch > 1)} at once")
     with quiet(), crowd(model, batch, scene.room, scene.device, apart=apart) as ends:
         return decode(ends, prompts, wanted.tokens, wanted.callers if apart else 1)
+
+
+def _arrivals(scene: _Scene, model: SwarmModel) -> dict[str, Any]:
+    """How the same sessions fare that come together, and at different times."""
+    sessions, tokens = scene.wanted.arrivals, scene.wanted.tokens + SETTLE_TOKENS
+    prompts = prompts_of(sessions, PROMPT_TOKENS, scene.plan.vocabulary, seed=sessions)
+    scene.progress.say(f"noting what {sessions} sessions send")
+    with quiet():
+        scripts = scripts_of(model, prompts.to(scene.device), tokens, scene.device)
+    scene.progress.say(f"{sessions} sessions together, and at random times")
+    with model.lend(scene.room) as send:
+        found = measure_arrivals(send, scripts)
+    return found.told(sessions, tokens)
 
 
 def _first_tokens(

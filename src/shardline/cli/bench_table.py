@@ -40,13 +40,23 @@ def _sentences(report: dict[str, Any]) -> list[str]:
     what = f"{report['model']}, {report['weights']}, {count} node{'s' * (count > 1)}"
     read, multiply = report["read_gb_per_s"], report["matmul_gflop_per_s"]
     python_ms = report["python_ms_per_layer"]
+    pinned = ", each on its own cores" if report.get("pinned") else ""
     return [
-        f"{what} of {threads} thread{'s' * (threads > 1)} on {report['device']}",
+        f"{what} of {threads} thread{'s' * (threads > 1)}{pinned} on {report['device']}",
+        *_arrivals(report.get("arrivals")),
         f"one session decodes at {share} of what reading weights at {read:.1f} GB/s allows",
         f"large matrix products run at {multiply:.0f} GFLOP/s",
         f"Python takes at most {python_ms:.2f} ms a layer",
         f"memory of the nodes' processes: {held}",
     ]
+
+
+def _arrivals(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    write, together = map(_figure, (found["random_tokens_per_s"], found["together_tokens_per_s"]))
+    who = f"{found['sessions']} sessions that come at random times"
+    return [f"{who} write {write} tokens/s, {_share(found['share'])} of {together} together"]
 
 
 def _line(*cells: object) -> str:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from shardline.cli.cores import free_cores
 from shardline.cli.serve import serve
 from shardline.core.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Wanted", "dtype_of", "numbers", "serve_options"]
+__all__ = ["Wanted", "dtype_of", "numbers", "own_cores", "serve_options"]
 
 NUMBERS: Final = re.compile(r"[0-9]{1,7}(?:,[0-9]{1,7}){0,31}")
 DTYPES: Final = {
@@ -39,7 +40,11 @@ class Wanted:
     batches: tuple[int, ...]
     prompts: tuple[int, ...]
     tokens: int
+    arrivals: int
+    """Sessions that come at different times; 0 leaves that out."""
     rows: bool
+    pin: bool | None
+    """Each node on cores of its own; None: where there are several, and cores for all."""
     quick: bool
 
 
@@ -66,3 +71,27 @@ def serve_options(weights: str | None) -> Sequence[str]:
         known = ", ".join(dict.fromkeys(["bf16", "fp32", *map(str, kinds)]))
         raise BadInput(f"{weights[:40]!r} is no kind of weights: write one of {known}")
     return ("--weights", weights)
+
+
+def own_cores(wanted: Wanted, threads: int) -> Sequence[Sequence[str]]:
+    """What to tell the `serve` of each node, so that each has cores of its own; nothing if not.
+
+    Raises BadInput if it is asked for and cannot be had.
+    """
+    needed = wanted.nodes * threads
+    if wanted.pin is False or (wanted.pin is None and not _worth_pinning(wanted, needed)):
+        return ()
+    free = free_cores()
+    if needed > len(free):
+        raise BadInput(f"--pin needs {needed} cores, and this process may use {len(free)}")
+    starts = range(0, needed, threads)
+    return [("--cores", ",".join(map(str, free[start : start + threads]))) for start in starts]
+
+
+def _worth_pinning(wanted: Wanted, cores: int) -> bool:
+    if wanted.nodes == 1 or wanted.device != "cpu":
+        return False
+    try:
+        return cores <= len(free_cores())
+    except BadInput:
+        return False

@@ -172,11 +172,13 @@ def local_swarm(  # noqa: PLR0913 - what to serve, then how
     cabled: bool = False,
     invite: Invite | None = None,
     options: Sequence[str] = (),
+    own_options: Sequence[Sequence[str]] = (),
 ) -> Generator[LocalSwarm]:
     """One node process a span, ready to be used; raises NodeLost with a node's own last words.
 
     `cabled` gives each node a cable of its own, to be cut; Unsupported where that cannot be done.
-    `invite` founds the swarm; None makes one. `options` are for every node's `serve`.
+    `invite` founds the swarm; None makes one. `options` are for every node's `serve`,
+    `own_options` for each one's.
     """
     options = ["--dtype", dtype, "--threads", str(threads), *options]
     with (
@@ -189,8 +191,10 @@ def local_swarm(  # noqa: PLR0913 - what to serve, then how
         if cabled:
             places = stack.enter_context(local.cabled(len(spans)))
         try:
-            for name, span, place in zip(_names(len(spans)), spans, places, strict=True):
-                local.start(name, span, place)
+            own_options = own_options or [()] * len(spans)
+            each = zip(_names(len(spans)), spans, places, own_options, strict=True)
+            for name, span, place, own in each:
+                local.start(name, span, place, own)
             local.wait_until_ready()
             yield local
         finally:

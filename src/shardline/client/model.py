@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from shardline.client.prefixes import Naming, Prefix
     from shardline.client.runner import Runner
     from shardline.client.times import StepTimes
-    from shardline.model import ChainPlan, RunBlocks
+    from shardline.model import ChainPlan
     from shardline.swarm import Hop
 
 __all__ = ["Generation", "SwarmModel"]
@@ -194,11 +194,11 @@ class SwarmModel:
             raise failure[0]
 
     @contextlib.contextmanager
-    def lend(self, tokens: int) -> Generator[RunBlocks]:
+    def lend(self, tokens: int) -> Generator[Runner]:
         """The way to its blocks, for ends of the borrower's own; any threads may use it at once.
 
-        Each cache that is given to it names a session, which may hold `tokens` tokens; all of them
-        are closed in the end. This model must not be used meanwhile.
+        Each cache that is given to it names a session, which may hold `tokens` tokens, until the
+        borrower ends it; all of them are closed in the end. This model must not be used meanwhile.
         """
         self._runner.tokens = tokens
         try:

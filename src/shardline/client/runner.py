@@ -132,6 +132,12 @@ class Runner:
                 raise PeerFault(f"{what} came back for {tuple(begin.shape)} of {begin.dtype}")
         return returned
 
+    def end(self, cache: Cache) -> None:
+        """Close the session of this cache; none is no matter."""
+        session = self._by_cache.pop(cache, None)
+        if session is not None:
+            self._portal.call(self._close, session)
+
     def forget(self, kept: Cache | None = None) -> None:
         """Close every session but that of `kept`, a cache which its owner goes on with."""
         stays = self._by_cache.get(kept) if kept is not None else None

@@ -1,7 +1,8 @@
 """The engine's one thread, and the steps that wait for it: it takes them in rounds, many at once.
 
-Whoever wants a step awaits it here. While a round is run more steps gather; the next round takes
-what the scheduler chooses of them. Seats that open and close come between two rounds.
+Whoever wants a step awaits it here. While a round is run more steps gather, and some a moment
+longer (`gathering.py`); the next round takes what the scheduler chooses of them. Seats that open
+and close come between two rounds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from shardline.codec import unpack
 from shardline.core.errors import SessionUnknown, ShardlineError, StepFailed
 from shardline.model import Crossing
+from shardline.node.gathering import Gathering
 from shardline.runtime import Scheduler
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class _Asked:
     segments: Sequence[Segment]
     write: Callable[[Crossing | Returned], Written]
     future: asyncio.Future[Computed]
+    came_s: float
     tokens: int = 0
     compute_s: float = 0.0
 
@@ -72,7 +75,10 @@ class Rounds:
         self._due = False
         """A round is submitted and has not begun; behind the lock."""
         self._taken: dict[Seat, _Asked] = {}
-        """What the scheduler has; on the engine's thread only."""
+        """What the scheduler has; on the engine's thread only, as all below."""
+        self._gathering = Gathering()
+        self._patient = False
+        """The next round waits for others, and a timer will end that."""
 
     async def run(
         self,
@@ -86,7 +92,8 @@ class Rounds:
         Raises what the engine's `steps` gives back, PeerFault for bytes that are no step, and
         SessionUnknown once the seat is dropped.
         """
-        asked = _Asked(seat, span, segments, write, asyncio.get_running_loop().create_future())
+        future: asyncio.Future[Computed] = asyncio.get_running_loop().create_future()
+        asked = _Asked(seat, span, segments, write, future, self._clock.monotonic_s())
         with self._lock:
             self._new.append(asked)
         self._wake()
@@ -110,15 +117,28 @@ class Rounds:
 
     def _forget(self, seat: Seat) -> None:
         self._scheduler.drop(seat)
+        self._gathering.gone(seat)
         asked = self._taken.pop(seat, None)
         if asked is not None:
             self._tell([(asked, _left(seat))])
+        if self._patient:
+            self._lose_patience()  # it may have waited for this one
 
     def _round(self) -> None:
         """On the engine's thread: take what is new, run a round, tell who waits for it."""
         with self._lock:
             self._due = False
             new, self._new = self._new, []
+        told = self._take(new)
+        ran = bool(self._taken) and not self._gathers()
+        if ran:
+            told += self._run()
+        self._tell(told)
+        if ran and self._taken:
+            self._wake()
+
+    def _take(self, new: Sequence[_Asked]) -> list[tuple[_Asked, Computed | ShardlineError]]:
+        """Let new steps wait for the engine; those that are none, and why."""
         told: list[tuple[_Asked, Computed | ShardlineError]] = []
         for asked in new:
             try:
@@ -130,11 +150,31 @@ class Rounds:
             asked.tokens = crossing.batch * crossing.tokens
             self._taken[asked.seat] = asked
             self._scheduler.add(asked.seat, crossing)
-        if self._taken:
-            told += self._run()
-        self._tell(told)
-        if self._taken:
-            self._wake()
+            self._gathering.came(asked.seat, asked.came_s)
+        return told
+
+    def _gathers(self) -> bool:
+        """Whether the next round waits for others; they, or a timer, will wake us."""
+        first = next(iter(self._taken.values()))
+        wait_s = self._gathering.wait_s(self._clock.monotonic_s(), len(first.span))
+        if not wait_s:
+            self._patient = False
+            self._gathering.begun()
+            return False
+        if not self._patient:
+            self._patient = True
+            loop = first.future.get_loop()
+            loop.call_soon_threadsafe(loop.call_later, wait_s, self._late)
+        return True
+
+    def _late(self) -> None:
+        if self._patient:  # else there may be no thread any more
+            self._thread.submit(self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        """Look anew whether to wait."""
+        self._patient = False
+        self._round()
 
     def _run(self) -> list[tuple[_Asked, Computed | ShardlineError]]:
         started_s = time.perf_counter()
@@ -146,13 +186,17 @@ class Rounds:
             for seat in lost:
                 self._scheduler.drop(seat)
             return [(asked, failure) for asked in lost.values()]
-        took_s = time.perf_counter() - started_s
+        took_s, now_s = time.perf_counter() - started_s, self._clock.monotonic_s()
+        if not any(isinstance(found, ShardlineError) for _, found in done):
+            blocks = max(len(self._taken[seat].span) for seat in self._scheduler.last_seats)
+            self._gathering.ended(took_s, blocks)
         tokens = self._scheduler.last_tokens
         told: list[tuple[_Asked, Computed | ShardlineError]] = []
         for seat in self._scheduler.last_seats:
             self._taken[seat].compute_s += took_s
         for seat, found in done:
             asked = self._taken.pop(seat)
+            self._gathering.left(seat, now_s)
             told.append((asked, self._computed(asked, found, tokens)))
         return told
 

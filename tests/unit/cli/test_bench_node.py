@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from shardline.cli.bench_run import even_spans
 from shardline.cli.bench_table import node_table
-from shardline.cli.bench_wanted import dtype_of, numbers, serve_options
+from shardline.cli.bench_wanted import Wanted, dtype_of, numbers, own_cores, serve_options
 from shardline.cli.main import run
 from shardline.cli.serve import serve
 from shardline.core.errors import BadInput
@@ -46,6 +47,46 @@ def test_other_kinds_are_those_of_serve(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(serve, "params", others)
     with pytest.raises(BadInput, match=r"one of bf16, fp32$"):
         serve_options("int8")
+
+
+def wanted(nodes: int, *, pin: bool | None, device: str = "cpu") -> Wanted:
+    return Wanted(
+        model=None,
+        shape="shipped",
+        weights=None,
+        threads=2,
+        device=device,
+        nodes=nodes,
+        callers=1,
+        batches=(1,),
+        prompts=(32,),
+        tokens=4,
+        arrivals=0,
+        rows=False,
+        pin=pin,
+        quick=True,
+    )
+
+
+def test_several_nodes_share_no_core_where_there_are_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shardline.cli.bench_wanted.free_cores", lambda: (0, 2, 3, 5))
+    both = [("--cores", "0,2"), ("--cores", "3,5")]
+    assert own_cores(wanted(2, pin=None), 2) == own_cores(wanted(2, pin=True), 2) == both
+    assert own_cores(wanted(1, pin=True), 2) == both[:1]
+    for free in (wanted(2, pin=False), wanted(1, pin=None), wanted(2, pin=None, device="cuda:0")):
+        assert own_cores(free, 2) == ()
+    assert own_cores(wanted(3, pin=None), 2) == ()
+    with pytest.raises(BadInput, match="--pin needs 6 cores, and this process may use 4"):
+        own_cores(wanted(3, pin=True), 2)
+
+
+def test_no_node_is_pinned_where_the_system_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    assert own_cores(wanted(2, pin=None), 1) == ()
+    with pytest.raises(BadInput, match="does not let a program choose its cores"):
+        own_cores(wanted(2, pin=True), 1)
 
 
 @given(st.data(), st.integers(1, 200))
@@ -99,6 +140,14 @@ def test_what_has_no_bound_is_a_dash_and_rows_have_a_column_of_their_own() -> No
     assert lines[4].split() == ["128", "1.25", "-"]
 
 
+def test_sessions_at_random_times_have_a_line_where_they_were_measured() -> None:
+    found = {"sessions": 16, "together_tokens_per_s": 120.4, "random_tokens_per_s": 108.0}
+    lines = node_table(report(arrivals=found | {"share": 0.897})).splitlines()
+    told = "16 sessions that come at random times write 108 tokens/s, 90% of 120 together"
+    assert told in lines
+    assert len(lines) == len(node_table(report(arrivals=None)).splitlines()) + 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -109,6 +158,7 @@ def test_what_has_no_bound_is_a_dash_and_rows_have_a_column_of_their_own() -> No
         (("--batches", "0"), "'0' are no numbers"),
         (("--device", "tpu"), "'tpu' is no device"),
         (("--tokens", "600"), "do not fit this model's context: 491 do"),
+        (("--arrivals", "65"), "65 is not in the range"),
         (("--nodes", "9"), "9 nodes, but the model has 8 blocks"),
     ],
 )

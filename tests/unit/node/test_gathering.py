@@ -1,0 +1,194 @@
+"""Rounds of a node in virtual time: who is waited for, how long, and what that brings."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardline.core.ids import Seat, SessionId
+from shardline.node import gathering
+from shardline.node.gathering import LATE, PATIENCE, Gathering
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Pause = Callable[[random.Random, int, int], float]
+    """How long until a session comes back: luck, its number, and its place in the round."""
+
+FIXED_S, EACH_S = 0.035, 0.003
+"""A round's time: reading the weights, and each step's own part."""
+BLOCKS = 4
+
+
+def seat(number: int) -> Seat:
+    return Seat(SessionId(f"{number:032x}"), 0)
+
+
+def round_s(steps: int) -> float:
+    return FIXED_S + EACH_S * steps
+
+
+@dataclass
+class Node:
+    """One node, its sessions, and a clock of its own."""
+
+    pauses: Pause
+    luck: random.Random = field(default_factory=lambda: random.Random(1))
+    gathering: Gathering = field(default_factory=Gathering)
+    now_s: float = 0.0
+    sizes: list[int] = field(default_factory=list[int])
+    waited_s: list[float] = field(default_factory=list[float])
+    """Before each round, though somebody was here."""
+    coming: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    here: list[int] = field(default_factory=list[int])
+
+    def serve(self, sessions: int, rounds: int) -> float:
+        """Let sessions come at random times, and go on; tokens a second of the later half."""
+        for number in range(sessions):
+            heapq.heappush(self.coming, (self.luck.uniform(0, 10 * FIXED_S), number))
+        half_s = 0.0
+        while len(self.sizes) < rounds:
+            self._round()
+            half_s = half_s or (self.now_s if len(self.sizes) == rounds // 2 else 0.0)
+        return sum(self.sizes[rounds // 2 :]) / (self.now_s - half_s)
+
+    def _round(self) -> None:
+        if not self.here:
+            self._until(self.coming[0][0])
+        could_s = self.now_s
+        while wait_s := self.gathering.wait_s(self.now_s, BLOCKS):
+            self._until(min(self.now_s + wait_s, self.coming[0][0]))
+        self.waited_s.append(self.now_s - could_s)
+        self.gathering.begun()
+        took_s = round_s(len(self.here))
+        ran, self.here = self.here, []
+        self._until(self.now_s + took_s)
+        self.gathering.ended(took_s, BLOCKS)
+        self.sizes.append(len(ran))
+        for place, number in enumerate(ran):
+            self.gathering.left(seat(number), self.now_s)
+            back_s = self.now_s + self.pauses(self.luck, number, place)
+            heapq.heappush(self.coming, (back_s, number))
+
+    def _until(self, then_s: float) -> None:
+        while self.coming and self.coming[0][0] <= then_s:
+            came_s, number = heapq.heappop(self.coming)
+            self.gathering.came(seat(number), came_s)
+            self.here.append(number)
+        self.now_s = max(self.now_s, then_s)
+
+
+def near(luck: random.Random, number: int, place: int) -> float:
+    """Results leave one after the other, and come back within milliseconds."""
+    del number
+    return luck.uniform(0.003, 0.006) + 0.0003 * place
+
+
+def far(luck: random.Random, number: int, place: int) -> float:
+    del number, place
+    return luck.uniform(0.05, 0.07)
+
+
+def both(luck: random.Random, number: int, place: int) -> float:
+    return (near if number % 2 else far)(luck, number, place)
+
+
+def test_a_session_that_is_alone_never_waits() -> None:
+    node = Node(near)
+    node.serve(1, 50)
+    assert set(node.waited_s) == {0.0}
+
+
+@pytest.mark.parametrize("sessions", [2, 4, 16, 48])
+def test_sessions_that_come_back_soon_share_every_round(sessions: int) -> None:
+    node = Node(near)
+    full = sessions / (round_s(sessions) + near(random.Random(0), 0, sessions))
+    assert node.serve(sessions, 200) > 0.95 * full
+    assert set(node.sizes[100:]) == {sessions}
+
+
+def test_without_gathering_they_take_turns_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered = Node(near).serve(16, 200)
+    monkeypatch.setattr(gathering, "PATIENCE", 0.0)
+    node = Node(near)
+    assert node.serve(16, 200) < 0.8 * gathered
+    assert sum(node.sizes[100:]) / 100 == pytest.approx(8, abs=0.5)
+
+
+@pytest.mark.parametrize("sessions", [2, 4, 16])
+def test_who_is_far_away_costs_the_others_nothing(
+    sessions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gathered = Node(far).serve(sessions, 200)
+    monkeypatch.setattr(gathering, "PATIENCE", 0.0)
+    assert gathered > 0.98 * Node(far).serve(sessions, 200)
+
+
+def test_near_ones_gather_beside_far_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered = Node(both).serve(16, 200)
+    monkeypatch.setattr(gathering, "PATIENCE", 0.0)
+    assert gathered > 1.1 * Node(both).serve(16, 200)
+
+
+@given(st.lists(st.floats(0.0, 0.2), min_size=1, max_size=12), st.integers(0, 99))
+def test_no_round_waits_longer_than_a_part_of_the_quickest(pauses: list[float], seed: int) -> None:
+    node = Node(lambda luck, number, _: pauses[number] * luck.uniform(0.5, 1.5))
+    node.luck.seed(seed)
+    node.serve(len(pauses), 40)
+    quickest = inf
+    for waited_s, size in zip(node.waited_s, node.sizes, strict=True):
+        assert waited_s <= PATIENCE * quickest + 1e-9
+        quickest = min(quickest, round_s(size))
+
+
+def two_sessions() -> Gathering:
+    """Both have come back 4 ms after each result; now the first is here again."""
+    both = Gathering()
+    for start_s in (0.0, 1.0):
+        for number in (1, 2):
+            both.came(seat(number), start_s)
+        both.begun()
+        both.ended(0.04, BLOCKS)
+        for number in (1, 2):
+            both.left(seat(number), start_s + 0.996)
+    both.came(seat(1), 2.0)
+    return both
+
+
+def test_the_last_one_to_come_ends_the_wait() -> None:
+    both = two_sessions()
+    assert both.wait_s(2.0, BLOCKS) == pytest.approx(LATE * 0.004 - 0.004)
+    both.came(seat(2), 2.001)
+    assert both.wait_s(2.001, BLOCKS) == 0.0
+
+
+def test_who_is_gone_is_not_waited_for() -> None:
+    both = two_sessions()
+    assert both.wait_s(2.0, BLOCKS) > 0
+    both.gone(seat(2))
+    assert both.wait_s(2.0, BLOCKS) == 0.0
+
+
+def test_who_does_not_come_is_given_up_and_not_waited_for_again() -> None:
+    both = two_sessions()
+    assert both.wait_s(2.0, BLOCKS) > 0
+    assert both.wait_s(2.005, BLOCKS) == 0.0
+    both.begun()
+    both.ended(0.04, BLOCKS)
+    both.left(seat(1), 2.045)
+    both.came(seat(1), 2.049)
+    assert both.wait_s(2.049, BLOCKS) == 0.0
+
+
+def test_a_shorter_span_has_less_patience() -> None:
+    both = two_sessions()
+    both.came(seat(2), 2.0)
+    both.left(seat(2), 2.0)
+    assert both.wait_s(2.0, 1) == pytest.approx(PATIENCE * 0.04 / BLOCKS)

@@ -1,0 +1,130 @@
+"""Rounds that wait a moment: for whom, until when, and what ends it. The engine's time is ours."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from shardline.core.errors import SessionUnknown
+from shardline.core.ids import Seat, SessionId
+from shardline.core.spans import Span
+from shardline.node.rounds import Computed, Rounds
+from shardline.node.tally import Tally
+from tests.unit.node.test_worker import Clock, Engine, Thread, inputs, rest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shardline.core.errors import ShardlineError
+    from shardline.model import Crossing
+    from shardline.runtime import SpanEngine
+
+pytestmark = pytest.mark.anyio
+
+SPAN = Span(2, 4)
+ONE, TWO = (Seat(SessionId(digit * 32), 2) for digit in "12")
+DEADLINE_S = 60.0
+ROUND_S = 1.0
+PAUSE_S = 0.01
+
+
+@dataclass
+class Slow(Engine):
+    """Each round takes ROUND_S of the world's clock."""
+
+    clock: Clock = field(default_factory=Clock)
+    rounds: list[int] = field(default_factory=list[int])
+    """How many steps were in each."""
+
+    def steps(
+        self, asked: Sequence[tuple[Seat, Crossing]], *, now_s: float
+    ) -> list[Crossing | ShardlineError]:
+        self.clock.now_s += ROUND_S
+        self.rounds.append(len(asked))
+        return super().steps(asked, now_s=now_s)
+
+
+@dataclass
+class World:
+    rounds: Rounds
+    engine: Slow
+    thread: Thread
+    clock: Clock
+
+    def ask(self, seat: Seat) -> asyncio.Task[Computed]:
+        work = self.rounds.run(seat, SPAN, inputs(0), lambda _: cast("Any", None))
+        return asyncio.create_task(work)
+
+    async def together(self, *seats: Seat) -> None:
+        """One round with a step of each, whose results leave at its end."""
+        self.thread.waits = True
+        asked = [self.ask(seat) for seat in seats]
+        await rest()
+        self.thread.waits = False
+        self.thread.work()
+        await asyncio.gather(*asked)
+
+
+@pytest.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """Two sessions that came back PAUSE_S after each of two results, and wrote with each other."""
+    clock, thread = Clock(), Thread()
+    timer = SimpleNamespace(perf_counter=clock.monotonic_s)
+    monkeypatch.setattr("shardline.node.rounds.time", timer)
+    engine = Slow(seats={ONE, TWO}, clock=clock)
+    rounds = Rounds(cast("SpanEngine", engine), thread, clock, Tally())
+    made = World(rounds, engine, thread, clock)
+    for _ in range(3):
+        await made.together(ONE, TWO)
+        clock.now_s += PAUSE_S
+    assert engine.rounds == [2, 2, 2]
+    return made
+
+
+async def test_a_round_begins_with_who_always_comes_right_after(world: World) -> None:
+    first = world.ask(ONE)
+    await rest()
+    assert world.engine.rounds == [2, 2, 2]
+    second = world.ask(TWO)
+    await asyncio.wait_for(asyncio.gather(first, second), DEADLINE_S)
+    assert world.engine.rounds == [2, 2, 2, 2]
+
+
+async def test_who_comes_too_late_is_not_waited_for(world: World) -> None:
+    first = world.ask(ONE)
+    await rest()
+    world.clock.now_s += PAUSE_S
+    await asyncio.wait_for(first, DEADLINE_S)  # a timer of the real loop asks again
+    assert world.engine.rounds == [2, 2, 2, 1]
+
+
+async def test_who_left_is_not_waited_for(world: World) -> None:
+    first = world.ask(ONE)
+    await rest()
+    world.rounds.drop(TWO)
+    await asyncio.wait_for(first, DEADLINE_S)
+    assert world.engine.rounds == [2, 2, 2, 1]
+
+
+async def test_a_step_that_waits_for_others_may_be_dropped(world: World) -> None:
+    first = world.ask(ONE)
+    await rest()
+    world.rounds.drop(ONE)
+    with pytest.raises(SessionUnknown):
+        await asyncio.wait_for(first, DEADLINE_S)
+    await rest()
+    assert world.engine.rounds == [2, 2, 2]
+    await asyncio.wait_for(world.ask(TWO), DEADLINE_S)
+
+
+async def test_a_session_that_is_alone_is_run_at_once(world: World) -> None:
+    world.rounds.drop(TWO)
+    for _ in range(3):
+        asked = world.ask(ONE)
+        await rest()
+        assert asked.done()
+        world.clock.now_s += PAUSE_S
