@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from anyio.from_thread import start_blocking_portal
 
 from shardline.client import Swarm, joined
+from shardline.model import PagedLayer
 from shardline.node import Pace, Person, Settings, serve
 from shardline.swarm import Identity, Invite
 
@@ -44,6 +45,7 @@ class NodesHere:
         memory_bytes: int = 2**30,
         dtype: str = "float32",
         weights: Kind | None = None,
+        cache: type[PagedLayer] = PagedLayer,
         pace: Pace | None = None,
     ) -> None:
         """Start a node; it is READY when this returns."""
@@ -54,6 +56,7 @@ class NodesHere:
             blocks=blocks,
             dtype=dtype,
             weights=weights,
+            cache=cache,
             memory_bytes=memory_bytes,
             pace=pace or Pace(),
         )

@@ -329,10 +329,10 @@ def _sizes(chain: ChainPlan, dtype: str, tokens: int) -> Sizes:
     import torch
 
     from shardline.cli.planning import sizes_of
-    from shardline.model import config_fingerprint, newest_profile
+    from shardline.model import cache_in, config_fingerprint, newest_profile
 
     name = "float32" if dtype.partition("+")[0] == "float32" else "bfloat16"
-    sizes = sizes_of(chain, getattr(torch, name), tokens)
+    sizes = sizes_of(chain, getattr(torch, name), tokens, cache_in(dtype))
     kept = newest_profile(profiles_folder(), config_fingerprint(chain.model_dir), name)
     if kept is None or kept.blocks != chain.blocks:
         return sizes

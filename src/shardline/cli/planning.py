@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from shardline.cli.nodes_file import NodesFile
-    from shardline.model import ChainPlan
+    from shardline.model import ChainPlan, PagedLayer
     from shardline.partition import Plan
 
     Floats = NDArray[np.float64]
@@ -60,14 +60,15 @@ class Sizes:
         return ("blocks count by what a step took when `shardline profile` measured them",)
 
 
-def sizes_of(chain: ChainPlan, dtype: torch.dtype, tokens: int) -> Sizes:
+def sizes_of(chain: ChainPlan, dtype: torch.dtype, tokens: int, cache: type[PagedLayer]) -> Sizes:
     """Bytes of a chain's blocks at this dtype, with cache for one sequence of so many tokens."""
     each = [Span(block, block + 1) for block in range(chain.blocks)]
     return Sizes(
         block_bytes=chain.block_bytes(dtype),
         block_elements=chain.block_elements,
         cache_bytes=tuple(
-            tokens * chain.cache_bytes_per_token(dtype, span) + chain.cache_bytes_fixed(dtype, span)
+            tokens * chain.cache_bytes_per_token(dtype, span, cache)
+            + chain.cache_bytes_fixed(dtype, span)
             for span in each
         ),
         output_bytes=sum(chain.widths) * dtype.itemsize,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shardline.cli.cores import cores_of, pin
 from shardline.cli.options import (
     DEFAULT_PORT,
     THREADS_MAX,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from shardline.node import Serving, Settings
     from shardline.swarm import Identity
 
-__all__ = ["serve"]
+__all__ = ["serve", "tell"]
 
 NOWHERE = "none"
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  (compared with, not bound)
@@ -46,6 +47,8 @@ ADDRESS_CHARS_MAX = 100
 PLAIN = {"bf16": "bfloat16", "fp32": "float32"}
 QUANTISED = ("int8", "int8-weight", "int4")
 """As in `model`, which is imported later: a test holds them equal."""
+CACHES = ("int8",)
+"""The same."""
 
 
 @click.command()
@@ -71,8 +74,14 @@ QUANTISED = ("int8", "int8-weight", "int4")
     metavar="X",
     help="With int8: inputs beyond X are multiplied in 16 bits. Default: 6.",
 )
+@click.option(
+    "--cache",
+    type=click.Choice(CACHES),
+    help="How to hold keys and values: twice as many tokens in 8 bits, not exact.",
+)
 @click.option("--memory", metavar="8GiB", help="For weights and cache; default: most of the free.")
 @click.option("--threads", type=click.IntRange(1, THREADS_MAX), metavar="N", help="CPU threads.")
+@click.option("--cores", metavar="0-3|0,2", help="Run on these only, with a thread for each.")
 @wire_option(
     default="int8",
     show_default=True,
@@ -90,8 +99,10 @@ def serve(  # noqa: PLR0913  (one argument an option)
     dtype: str | None,
     weights: str | None,
     outliers: float | None,
+    cache: str | None,
     memory: str | None,
     threads: int | None,
+    cores: str | None,
     wire: str,
     pace: float,
 ) -> None:
@@ -101,13 +112,12 @@ def serve(  # noqa: PLR0913  (one argument an option)
     """
     invite = Invite.new() if join_text is None else the_invite(join_text)
     memory_bytes = None if memory is None else parse_bytes(memory)
-    _check(blocks, listen, device)
+    _check(blocks, listen, device, founds=join_text is None)
     dtype, kind = _kind(dtype, weights, outliers)
-    if listen == NOWHERE and join_text is None:
-        raise BadInput("a node that listens nowhere needs others to dial: give --join INVITE")
 
+    own_cores = _pinned(cores)
     with node_identity(name) as (own_name, identity):
-        from shardline.model import kind_named
+        from shardline.model import CACHES, PagedLayer, kind_named
         from shardline.node import Pace, Settings
 
         settings = Settings(
@@ -119,8 +129,9 @@ def serve(  # noqa: PLR0913  (one argument an option)
             dtype=dtype,
             weights=None if kind is None else kind_named(kind, threshold=outliers),
             weights_folder=weights_folder(),
+            cache=CACHES[cache] if cache else PagedLayer,
             memory_bytes=memory_bytes,
-            threads=threads,
+            threads=threads or own_cores,
             wire=wire,
             pace=Pace().times(pace),
         )
@@ -128,13 +139,27 @@ def serve(  # noqa: PLR0913  (one argument an option)
         asyncio.run(_serve(settings, start, identity))
 
 
-def _check(blocks: str, listen: str | None, device: str) -> None:
+def _check(blocks: str, listen: str | None, device: str, *, founds: bool) -> None:
     """Refuse nonsense at once, before the heavy rooms are imported."""
     if not BLOCKS.fullmatch(blocks):
         raise BlocksOutOfRange(f"--blocks wants A:B or auto, not {blocks!r}")
     if listen is not None and listen != NOWHERE:
         split_address(listen[:ADDRESS_CHARS_MAX])
     check_device(device)
+    if listen == NOWHERE and founds:
+        raise BadInput("a node that listens nowhere needs others to dial: give --join INVITE")
+
+
+def _pinned(cores: str | None) -> int | None:
+    """How many cores this process is bound to, before torch or any thread is there; None: to none.
+
+    All of it, not only the blocks' work: what is left of the machine is for others.
+    """
+    if cores is None:
+        return None
+    own = cores_of(cores)
+    pin(own)
+    return len(own)
 
 
 def _kind(
@@ -170,7 +195,7 @@ async def _serve(settings: Settings, start: _Start, identity: Identity) -> None:
 
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    person = Person(joined, _tell, stop, address_book())
+    person = Person(joined, tell, stop, address_book())
     try:
         await serve_node(settings, start.invite, identity, person)
     except AddressTaken:
@@ -191,7 +216,8 @@ def _reachable(invite: Invite, listening: Sequence[str]) -> Invite:
     return invite
 
 
-def _tell(serving: Serving) -> None:
+def tell(serving: Serving) -> None:
+    """Say in a line or a few what this node serves."""
     record = serving.record
     at = serving.listening[0].partition("/")[0] if serving.listening else ""
     where = f"at {at}" if at else f"through {record.through}"
@@ -201,8 +227,14 @@ def _tell(serving: Serving) -> None:
         f"room for {record.cache_tokens_total} tokens, {where}, "
         f"ready in {serving.load_s:.1f} s"
     )
+    plain = record.dtype.partition("+")[0]
     if serving.whole:
-        click.echo(f"kept in {record.dtype.partition('+')[0]}: {', '.join(serving.whole)}")
+        click.echo(f"kept in {plain}: {', '.join(serving.whole)}")
+    if serving.cache_whole:
+        click.echo(
+            f"cache kept in {plain}: that of {serving.cache_whole} of {record.blocks} blocks, "
+            "which keep other states, or not those of every token"
+        )
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

@@ -26,11 +26,11 @@ from shardline.client.surroundings import EXACT, SwarmAround, Wanted
 from shardline.codec import dtype_name
 from shardline.core.errors import NodeLost, ShardlineError
 from shardline.core.spans import Span, gaps
-from shardline.model import fingerprint, load_ends, resolve, trace
+from shardline.model import CACHES, fingerprint, load_ends, resolve, trace
 from shardline.swarm import Identity, Invite, Left, State, choose_chain, membership
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Generator
+    from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 
     from anyio.from_thread import BlockingPortal
 
@@ -129,9 +129,9 @@ class Swarm:
             tokens=plan.context_tokens or 0,
             links=tuple(link.output for link in plan.links),
         )
-        name, _, fewer = held.partition("+")
+        name, *fewer = held.split("+")
         if fewer:
-            tell(f"the nodes hold this model's weights in {fewer}: its text is not exact")
+            tell(f"the nodes hold this model's {_in_fewer_bits(fewer)}: its text is not exact")
         used = torch.bfloat16 if name == "bfloat16" else torch.float32
         ends = load_ends(plan, runner, dtype=used, device=torch.device(device))
         naming = Naming(f"{print_} {held} {terms}") if share_prefixes else None
@@ -188,12 +188,20 @@ def _covered_dtype(records: list[NodeRecord], plan: ChainPlan, print_: str) -> s
     votes = Counter(record.dtype for record in records if record.fingerprint == print_)
     ranked = [name for name, _ in votes.most_common()]
 
-    def shortfall(name: str) -> tuple[bool, bool]:
+    def shortfall(name: str) -> tuple[bool, int]:
         held = (record for record in records if record.fingerprint == print_)
         spans = (record.span for record in held if record.dtype == name)
-        return bool(gaps(spans, plan.blocks)), "+" in name
+        return bool(gaps(spans, plan.blocks)), name.count("+")
 
     return min(ranked, key=shortfall, default="float32")
+
+
+def _in_fewer_bits(words: Sequence[str]) -> str:
+    """For a person: what these words of a chain's terms are about."""
+    caches = {kind.word: name for name, kind in CACHES.items()}
+    return " and ".join(
+        f"cache in {caches[word]}" if word in caches else f"weights in {word}" for word in words
+    )
 
 
 @contextlib.contextmanager

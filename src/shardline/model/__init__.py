@@ -1,6 +1,6 @@
 """Cut any Hugging Face decoder into spans of blocks, and run them apart with the same result."""
 
-from shardline.model.caches import SpanCache
+from shardline.model.caches import CACHES, SpanCache, cache_in
 from shardline.model.chain import ChainPlan, Link
 from shardline.model.crossing import Call, Crossing, Returned
 from shardline.model.cutting import led_by, split
@@ -8,7 +8,7 @@ from shardline.model.ends import RunBlocks, load_ends
 from shardline.model.fingerprints import config_fingerprint, fingerprint
 from shardline.model.ghost import cache_length
 from shardline.model.library import adopt_threads, quiet
-from shardline.model.pages import PAGE_TOKENS, Pages
+from shardline.model.pages import PAGE_TOKENS, PagedLayer, Pages
 from shardline.model.profiles import (
     BlockKind,
     Line,
@@ -29,6 +29,7 @@ from shardline.model.tracing import trace
 from shardline.model.weights import Kind
 
 __all__ = [
+    "CACHES",
     "KINDS",
     "PAGE_TOKENS",
     "BlockKind",
@@ -39,6 +40,7 @@ __all__ = [
     "Line",
     "Link",
     "LoadedSpan",
+    "PagedLayer",
     "Pages",
     "Profile",
     "Returned",
@@ -48,6 +50,7 @@ __all__ = [
     "Timing",
     "Weights",
     "adopt_threads",
+    "cache_in",
     "cache_length",
     "config_fingerprint",
     "decode_rate",

@@ -6,12 +6,13 @@ every node but the first, and wrong lengths give wrong tokens without any error.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from transformers.cache_utils import CacheLayerMixin, DummyLayer, DynamicCache, DynamicLayer
 
 from shardline.model.pages import PagedLayer, Pages
+from shardline.model.pages_int8 import Int8Layer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
     from shardline.core.spans import Span
     from shardline.model.trees import Leaf
 
-__all__ = ["SpanCache"]
+__all__ = ["CACHES", "SpanCache", "cache_in"]
+
+CACHES: Final[dict[str, type[PagedLayer]]] = {"int8": Int8Layer}
+"""Ways to keep keys and values in fewer bits. To add one: its file, and a line here."""
+
+
+def cache_in(terms: str) -> type[PagedLayer]:
+    """How the nodes of a chain on these terms keep keys and values."""
+    words = terms.split("+")
+    return next((kind for kind in CACHES.values() if kind.word in words), PagedLayer)
 
 
 class SpanCache(DynamicCache):
@@ -37,8 +47,12 @@ class SpanCache(DynamicCache):
         span: Span,
         tokens: int | None = None,
         shared: Sequence[Pages] = (),
+        kind: type[PagedLayer] = PagedLayer,
     ) -> None:
-        """Room for `tokens` of each row (None: as they come); the first of them are `shared`."""
+        """Room for `tokens` of each row (None: as they come); the first of them are `shared`.
+
+        Layers that keep every token are of this kind, the others as Transformers makes them.
+        """
         super().__init__(config=config)
         self.tokens = sum(pages.tokens for pages in shared)
         own = None if tokens is None else tokens - self.tokens
@@ -46,7 +60,7 @@ class SpanCache(DynamicCache):
             if index not in span:
                 self.layers[index] = cast("CacheLayerMixin", DummyLayer())
             elif type(layer) is DynamicLayer:
-                self.layers[index] = PagedLayer(own, [pages.layers[index] for pages in shared])
+                self.layers[index] = kind(own, [pages.layers[index] for pages in shared])
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens held by this layer or, where it holds none of its own, by this span."""
@@ -57,7 +71,7 @@ class SpanCache(DynamicCache):
     @property
     def keeps_all(self) -> bool:
         """Whether each layer keeps every key and value that it was given, and nothing else."""
-        return all(type(layer) in {PagedLayer, DummyLayer} for layer in self.layers)
+        return all(isinstance(layer, PagedLayer | DummyLayer) for layer in self.layers)
 
     def pages(self, first: int, stop: int) -> Pages | None:
         """Copies of these tokens, whole pages of the session's own; None where it has no such."""
@@ -90,11 +104,15 @@ class SpanCache(DynamicCache):
     @property
     def memory_bytes(self) -> int:
         """Bytes of all of the session's own tensors, as far as they are filled."""
-        held: list[Any] = []
-        for layer in self.layers:
-            fields: dict[str, Any] = vars(layer)
-            held += [leaf for value in fields.values() for leaf in _values(value)]
-        return sum(t.nbytes for t in held if isinstance(t, torch.Tensor))
+        return sum(map(_layer_bytes, self.layers))
+
+
+def _layer_bytes(layer: object) -> int:
+    if isinstance(layer, PagedLayer):
+        return layer.memory_bytes
+    fields: dict[str, Any] = vars(layer)
+    held = [leaf for value in fields.values() for leaf in _values(value)]
+    return sum(leaf.nbytes for leaf in held if isinstance(leaf, torch.Tensor))
 
 
 def _values(value: Leaf) -> list[Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shardline.core.errors import BlocksOutOfRange
+from shardline.model.pages import PagedLayer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +54,8 @@ class ChainPlan:
     """Parameters outside the chain, each tied one counted once."""
     cache_elements_per_token: tuple[int, ...]
     cache_elements_fixed: tuple[int, ...]
+    cache_vectors_per_token: tuple[int, ...]
+    """Keys and values of a token, one a head; 0 for blocks that keep other states, or not all."""
     config: PreTrainedConfig = field(repr=False, compare=False)
     template: Any = field(repr=False, compare=False)
     """A block's output with markers and meta tensors at its leaves."""
@@ -65,13 +68,19 @@ class ChainPlan:
         """Parameter bytes of what the caller keeps: embeddings, last norm, head."""
         return self.ends_elements * dtype.itemsize
 
-    def cache_bytes_per_token(self, dtype: torch.dtype, span: Span) -> int:
+    def cache_bytes_per_token(
+        self, dtype: torch.dtype, span: Span, kind: type[PagedLayer] = PagedLayer
+    ) -> int:
         """Bytes a session's cache grows by per token and sequence on this span.
 
         As measured in the probe; a sliding window, which stops growing, is counted as if not.
         """
         self.check(span)
-        return sum(self.cache_elements_per_token[span.start : span.stop]) * dtype.itemsize
+        blocks = zip(self.cache_elements_per_token, self.cache_vectors_per_token, strict=True)
+        return sum(
+            (kind if vectors else PagedLayer).token_bytes(elements, vectors, dtype)
+            for elements, vectors in list(blocks)[span.start : span.stop]
+        )
 
     def cache_bytes_fixed(self, dtype: torch.dtype, span: Span) -> int:
         """Bytes a session's cache takes per sequence whatever its length: recurrent states."""

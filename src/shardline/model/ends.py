@@ -22,6 +22,7 @@ from shardline.model.crossing import CACHE, Call, Crossing, Returned, carried_ma
 from shardline.model.ghost import check_ghost, extend_ghost, layer_kinds, seal_ghost
 from shardline.model.library import read_generation, text_config
 from shardline.model.loading import load_part
+from shardline.model.packed import can_pack, pack_head
 from shardline.model.trees import Leaf, Path, Tree, get, leaves, map_leaves, signature
 
 if TYPE_CHECKING:
@@ -224,6 +225,8 @@ def load_ends(
             blocks[index] = _Stub(chain, index, blocks[index])
 
     model = load_part(plan, part, lambda block: block is None, dtype=dtype, device=device)
+    if can_pack(dtype, device):
+        pack_head(model)
     model.generation_config = read_generation(plan.model_dir) or model.generation_config
     model.generation_config.disable_compile = True
     model.register_forward_pre_hook(_refuse, with_kwargs=True)

@@ -2,23 +2,19 @@
 
 The blocks' own code runs once, on a single row of all tokens, so that each weight is read once a
 step. Two things are put in its way: a cache that hands every session's keys and values to that
-session's own cache, and an attention function, registered with Transformers, that asks the one it
-stands for session by session. Which architectures can be run so is not listed anywhere: side
-inputs are joined by their shapes, and `LoadedSpan` compares the first merged step of each kind with
-the same steps alone.
+session's own cache, and an attention that goes session by session (`attending.py`). Which
+architectures can be run so is not listed anywhere: side inputs are joined by their shapes, and
+`LoadedSpan` compares the first merged step of each kind with the same steps alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
-import threading
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
-from transformers import AttentionInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from shardline.codec import Marker
 from shardline.core.errors import StepFailed
@@ -26,10 +22,9 @@ from shardline.model.crossing import Call, Crossing
 from shardline.model.trees import Leaf, Path, Tree, get, leaves, map_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
-    from torch import nn
-    from transformers import Cache, PreTrainedConfig
+    from transformers import Cache
 
 __all__ = [
     "MASK_RANK",
@@ -40,10 +35,8 @@ __all__ = [
     "agree",
     "is_tokenwise",
     "kind_of",
-    "merged_attention",
 ]
 
-NAME: Final = "shardline_merged"
 MASK_RANK: Final = 4
 """Rows, heads, queries, keys."""
 TOLERANCE: Final = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -67,8 +60,9 @@ class Piece:
     tokens: int
     cache: Cache
     failed: StepFailed | None = None
-    states: tuple[torch.Tensor, torch.Tensor] | None = None
-    """Keys and values of the layer that is at work, all that the session has of it."""
+    states: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None
+    """Puts what is new to the layer at work, and gives all that the session has of it. Called when
+    it attends: what a layer has to make for that is there for one session at a time."""
 
     @property
     def stop(self) -> int:
@@ -82,6 +76,15 @@ class Piece:
             return own
         _, heads, _, width = own.shape
         return own.reshape(heads, self.rows, self.tokens, width).transpose(0, 1)
+
+    @contextlib.contextmanager
+    def failing_alone(self) -> Generator[None]:
+        """What is wrong with one session's masks or cache is no other's fault."""
+        try:
+            yield
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            reason = " ".join(str(error).split())[:200]
+            self.failed = StepFailed(f"attention failed: {reason}")
 
     def rows_of(self, flat: torch.Tensor) -> torch.Tensor:
         """(1, all tokens, ...) or (all tokens, ...) -> (rows, tokens, ...) or (own tokens, ...)."""
@@ -110,19 +113,9 @@ class Handing:
         """Give each session its own; (1, heads, all tokens, width) in, and out as they were."""
         for piece in self._pieces:
             own = piece.of(key_states), piece.of(value_states)
-            with _failing_alone(piece):
-                piece.states = cast("Any", piece.cache).update(*own, *args, **kwargs)
+            update = cast("Any", piece.cache).update
+            piece.states = functools.partial(update, *own, *args, **kwargs)
         return key_states, value_states
-
-
-@contextlib.contextmanager
-def _failing_alone(piece: Piece) -> Generator[None]:
-    """What is wrong with one session's masks or cache is no other's fault."""
-    try:
-        yield
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
-        piece.failed = StepFailed(f"attention failed: {reason}")
 
 
 @dataclass(slots=True)
@@ -238,75 +231,6 @@ def _flat(leaf: torch.Tensor, piece: Piece) -> torch.Tensor:
         return leaf.repeat(piece.rows)
     spread = leaf.expand(piece.rows, *leaf.shape[1:])
     return spread.reshape(1, piece.rows * piece.tokens, *leaf.shape[2:])
-
-
-class _Now(threading.local):
-    """The merged step that this thread is running."""
-
-    pieces: Sequence[Piece] = ()
-    masks: Sequence[torch.Tensor | None] = ()
-    stands_for: str = "sdpa"
-
-
-_now = _Now()
-
-
-def _attend(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **options: Any,
-) -> tuple[torch.Tensor, None]:
-    """Each session's queries on its own keys and values; (1, all tokens, heads, width) out."""
-    function = _function(module)
-    width = int(value.shape[-1])
-    outs: list[torch.Tensor] = []
-    for piece, mask in zip(_now.pieces, _now.masks, strict=True):
-        own = piece.of(query)
-        out = own.new_zeros(1, piece.stop - piece.first, own.shape[1], width)
-        if piece.failed is None and piece.states is not None:
-            with _failing_alone(piece):
-                found, _ = function(module, own, *piece.states, mask, **options)
-                out = found.reshape(out.shape)
-        outs.append(out)
-        piece.states = None
-    return torch.cat(outs, dim=1), None
-
-
-def _function(module: nn.Module) -> Callable[..., Any]:
-    """The attention that the model would have used."""
-    own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    return cast("Any", ALL_ATTENTION_FUNCTIONS).get_interface(_now.stands_for, own)
-
-
-cast("Any", AttentionInterface).register(NAME, _attend)
-
-
-@contextlib.contextmanager
-def merged_attention(
-    configs: Iterable[PreTrainedConfig],
-    pieces: Sequence[Piece],
-    masks: Sequence[torch.Tensor | None],
-) -> Generator[None]:
-    """Within, modules of these configs attend session by session, on this thread.
-
-    Whoever enters holds what keeps other threads from these configs.
-    """
-    held = [(config, cast("Any", config)._attn_implementation) for config in configs]  # noqa: SLF001
-    names = {name for _, name in held}
-    if len(names) != 1:
-        raise StepFailed("modules of one block attend in different ways")
-    _now.pieces, _now.masks, _now.stands_for = pieces, masks, names.pop()
-    try:
-        for config, _ in held:
-            cast("Any", config)._attn_implementation = NAME  # noqa: SLF001
-        yield
-    finally:
-        for config, name in held:
-            cast("Any", config)._attn_implementation = name  # noqa: SLF001
-        _now.pieces, _now.masks = (), ()
 
 
 def agree(alone: Tree, merged: Tree) -> bool:

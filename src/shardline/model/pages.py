@@ -3,13 +3,14 @@
 What a session may need is known when it opens, so its pages follow each other in memory: a step
 writes into them and attention reads a view, without a copy. Pages that sessions share (a prefix
 which they have in common) are never written: who goes on behind them writes pages of its own, and
-who is truncated within one copies what it keeps of it (decision 0023).
+who is truncated within one copies what it keeps of it (decision 0023). How a token is kept is a
+layer's own matter: as it is here, in 8 bits in `pages_int8`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 import torch
 from transformers.cache_utils import DynamicLayer
@@ -17,13 +18,15 @@ from transformers.cache_utils import DynamicLayer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["PAGE_TOKENS", "PagedLayer", "Pages"]
+__all__ = ["PAGE_TOKENS", "Held", "KeysValues", "PagedLayer", "Pages"]
 
 PAGE_TOKENS: Final = 64
 """Of each row. Fewer share more of prompts that part early, and cost more digests and pieces."""
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 """Each (rows, heads, tokens, width)."""
+Held = tuple[torch.Tensor, ...]
+"""The same as a layer keeps them: whatever it takes, each (rows, heads, tokens, ...)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +34,7 @@ class Pages:
     """Whole pages of one row, of every layer of a span that has any; nobody writes to them."""
 
     tokens: int
-    layers: Mapping[int, KeysValues]
+    layers: Mapping[int, Held]
 
     def __post_init__(self) -> None:
         """Check that they are whole."""
@@ -43,33 +46,47 @@ class Pages:
         tokens = pages * PAGE_TOKENS
         if tokens == self.tokens:
             return self
-        layers = {
-            index: (keys[:, :, :tokens], values[:, :, :tokens])
-            for index, (keys, values) in self.layers.items()
-        }
-        return Pages(tokens, layers)
+        return Pages(tokens, {at: _part(held, 0, tokens) for at, held in self.layers.items()})
 
 
 class PagedLayer(DynamicLayer):
-    """One layer's keys and values: what is shared, then the session's own."""
+    """One layer's keys and values: what is shared, then the session's own.
 
-    def __init__(self, tokens: int | None = None, shared: Sequence[KeysValues] = ()) -> None:
+    A kind that keeps them otherwise says so in `word` and `token_bytes`, and turns them in `_kept`
+    and `_whole`. A token becomes the same whatever comes with it, and is copied as it is kept.
+    """
+
+    word: ClassVar[str] = ""
+    """What it adds to a chain's terms; empty for what is exact."""
+
+    @classmethod
+    def token_bytes(cls, elements: int, vectors: int, dtype: torch.dtype) -> int:
+        """Of a token with so many elements in so many vectors, a key and a value for each head."""
+        del vectors
+        return elements * dtype.itemsize
+
+    def __init__(self, tokens: int | None = None, shared: Sequence[Held] = ()) -> None:
         """Room for `tokens` of its own (None: as it comes) behind what is shared."""
         cast("Any", super()).__init__()
         self._room = tokens
         self._shared = tuple(shared)
-        self._own: KeysValues | None = None
+        self._own: Held | None = None
         self._filled = 0
 
     @property
     def shared_tokens(self) -> int:
         """Tokens in pages that others may hold too."""
-        return sum(int(keys.shape[-2]) for keys, _ in self._shared)
+        return sum(map(_length, self._shared))
 
     @property
     def room_tokens(self) -> int:
         """Tokens that its own pages hold without growing."""
-        return 0 if self._own is None else int(self._own[0].shape[-2])
+        return 0 if self._own is None else _length(self._own)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of its own pages, as far as they are filled."""
+        return sum(tensor.nbytes for tensor in _part(self._own or (), 0, self._filled))
 
     def get_seq_length(self) -> int:
         """Tokens held."""
@@ -84,15 +101,9 @@ class PagedLayer(DynamicLayer):
     ) -> KeysValues:
         """Take these and give all, each (rows, heads, tokens, width); raises ValueError."""
         del args, kwargs
-        stop = self._filled + key_states.shape[-2]
-        keys, values = own = self._fitting(stop, key_states, value_states)
-        for mine, new in zip(own, (key_states, value_states), strict=True):
-            if mine.shape[:2] != new.shape[:2]:
-                raise ValueError(f"{tuple(new.shape[:2])} rows and heads, not {mine.shape[:2]}")
-            mine[:, :, self._filled : stop] = new
-        self._filled = stop
-        self.keys, self.values = keys[:, :, :stop], values[:, :, :stop]
-        return self._all()
+        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        own = self._take(self._kept(key_states, value_states))
+        return self._whole([*self._shared, own])
 
     def truncate(self, tokens: int) -> None:
         """Forget all tokens but the first so many; what is shared stays as it is for others."""
@@ -102,9 +113,6 @@ class PagedLayer(DynamicLayer):
             self._filled = tokens - self.shared_tokens
         else:
             self._part_from_shared(tokens)
-        if self._own is not None:
-            keys, values = self._own
-            self.keys, self.values = keys[:, :, : self._filled], values[:, :, : self._filled]
 
     def crop(self, tokens_to_remove: int) -> None:
         """As `truncate`, in Transformers' words: minus the number of tokens to forget."""
@@ -115,70 +123,86 @@ class PagedLayer(DynamicLayer):
         self._shared, self._own, self._filled = (), None, 0
         super().reset()
 
-    def copied(self, first: int, stop: int) -> KeysValues | None:
+    def copied(self, first: int, stop: int) -> Held | None:
         """These tokens of one row in memory of their own; None if they are not its own, or many."""
         first, stop = first - self.shared_tokens, stop - self.shared_tokens
         if self._own is None or self._own[0].shape[0] != 1 or not 0 <= first < stop <= self._filled:
             return None
-        keys, values = self._own
-        return keys[:, :, first:stop].clone(), values[:, :, first:stop].clone()
+        return tuple(tensor.clone() for tensor in _part(self._own, first, stop))
 
     def check_integrity(self) -> None:
         """Raise AssertionError if an invariant is broken; tests call it after every step."""
         assert 0 <= self._filled <= self.room_tokens
         assert self.room_tokens % PAGE_TOKENS == 0
         assert self.shared_tokens % PAGE_TOKENS == 0
-        if self._own is not None:
-            for view, own in zip((self.keys, self.values), self._own, strict=True):
-                assert view is not None
-                assert view.shape[-2] == self._filled
-                assert not self._filled or view.data_ptr() == own.data_ptr()
+        assert all(tensor.shape[-2] == self.room_tokens for tensor in self._own or ())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PagedLayer:
         """Own pages are copied as far as they are filled, with one more; what is shared stays."""
-        copy = PagedLayer(self._filled + PAGE_TOKENS, self._shared)
+        copy = type(self)(self._filled + PAGE_TOKENS, self._shared)
         if self._own is not None:
-            copy.update(self._own[0][:, :, : self._filled], self._own[1][:, :, : self._filled])
+            copy._take(_part(self._own, 0, self._filled))  # noqa: SLF001  (one of its kind)
         memo[id(self)] = copy
         return copy
 
-    def _all(self) -> KeysValues:
-        assert self.keys is not None
-        assert self.values is not None
-        if not self._shared:
-            return self.keys, self.values
-        keys = torch.cat([*(keys for keys, _ in self._shared), self.keys], dim=-2)
-        values = torch.cat([*(values for _, values in self._shared), self.values], dim=-2)
+    def _kept(self, keys: torch.Tensor, values: torch.Tensor) -> Held:
+        """How they are kept."""
         return keys, values
 
-    def _fitting(self, tokens: int, keys: torch.Tensor, values: torch.Tensor) -> KeysValues:
+    def _whole(self, runs: Sequence[Held]) -> KeysValues:
+        """What was kept, as attention takes it; a view where that can be."""
+        if len(runs) == 1:
+            keys, values = runs[0]
+            return keys, values
+        keys, values = (torch.cat(part, dim=-2) for part in zip(*runs, strict=True))
+        return keys, values
+
+    def _take(self, fresh: Held) -> Held:
+        """Copy these behind its own, and give all of these."""
+        stop = self._filled + _length(fresh)
+        own = self._fitting(stop, fresh)
+        for mine, new in zip(own, fresh, strict=True):
+            if mine.shape[:2] != new.shape[:2]:
+                raise ValueError(f"{tuple(new.shape[:2])} rows and heads, not {mine.shape[:2]}")
+            mine[:, :, self._filled : stop] = new
+        self._filled = stop
+        return _part(own, 0, stop)
+
+    def _fitting(self, tokens: int, like: Held) -> Held:
         """Own pages with room for so many tokens."""
         if self._own is not None and tokens <= self.room_tokens:
             return self._own
         wanted = max(tokens, 2 * self.room_tokens, self._room or 0)
-        grown = _pages_like(keys, wanted), _pages_like(values, wanted)
+        grown = tuple(_pages_like(tensor, wanted) for tensor in like)
         if self._own is not None:
             for new, old in zip(grown, self._own, strict=True):
                 new[:, :, : self._filled] = old[:, :, : self._filled]
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
         self._own = grown
         return grown
 
     def _part_from_shared(self, tokens: int) -> None:
         """Keep whole shared pages, and copy the part of one that is kept: nobody's but ours."""
         whole = tokens - tokens % PAGE_TOKENS
-        keys, values = (torch.cat(part, dim=-2) for part in zip(*self._shared, strict=True))
-        rest = keys[:, :, whole:tokens], values[:, :, whole:tokens]
+        joined = tuple(torch.cat(part, dim=-2) for part in zip(*self._shared, strict=True))
         if self._room is not None:
-            self._room += int(keys.shape[-2]) - whole
-        stretches: list[KeysValues] = []
+            self._room += _length(joined) - whole
+        stretches: list[Held] = []
         left = whole
-        for keys, values in self._shared:
+        for run in self._shared:
             if left > 0:
-                stretches.append((keys[:, :, :left], values[:, :, :left]))
-            left -= int(keys.shape[-2])
+                stretches.append(_part(run, 0, left))
+            left -= _length(run)
         self._shared, self._own, self._filled = tuple(stretches), None, 0
-        self.update(*rest)
+        self._take(_part(joined, whole, tokens))
+
+
+def _length(held: Held) -> int:
+    return int(held[0].shape[-2])
+
+
+def _part(held: Held, first: int, stop: int) -> Held:
+    """These tokens of it, in the same memory."""
+    return tuple(tensor[:, :, first:stop] for tensor in held)
 
 
 def _pages_like(states: torch.Tensor, tokens: int) -> torch.Tensor:

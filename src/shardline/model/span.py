@@ -7,7 +7,8 @@ last block's result) out.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Final, cast
+import functools
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
 from torch import nn
@@ -16,12 +17,15 @@ from transformers.cache_utils import Cache
 from shardline.codec import Marker
 from shardline.core.errors import PeerFault, ShardlineError, StepFailed
 from shardline.core.spans import Span
+from shardline.model.attending import attention_of, can_group
 from shardline.model.caches import SpanCache
 from shardline.model.crossing import CACHE, Call, Crossing, Returned, carried_marker
 from shardline.model.cutting import joined_carried, joined_tree
 from shardline.model.library import text_config
 from shardline.model.loading import BUILDING, drop_outside, load_part
-from shardline.model.merging import Handing, Merged, merged_attention
+from shardline.model.merging import Handing, Merged
+from shardline.model.packed import PackedLinear, can_pack, pack
+from shardline.model.pages import PagedLayer
 from shardline.model.together import Together
 from shardline.model.trees import Leaf, Path, Tree, get, map_leaves
 from shardline.model.weights import QuantisedExperts, QuantisedLinear
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     from shardline.model.chain import ChainPlan
     from shardline.model.pages import Pages
@@ -44,20 +48,27 @@ PAGE_BYTES: Final = 4096
 class LoadedSpan:
     """Blocks [start, stop) of a model, ready to run; made by `load_span`."""
 
-    def __init__(self, plan: ChainPlan, span: Span, blocks: dict[int, nn.Module]) -> None:
+    def __init__(
+        self,
+        plan: ChainPlan,
+        span: Span,
+        blocks: dict[int, nn.Module],
+        cache: type[PagedLayer] = PagedLayer,
+    ) -> None:
         self.plan = plan
         self.span = span
         self.blocks = blocks
+        self.cache = cache
         self.together = Together(self)
 
-    @property
+    @functools.cached_property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
         return next(p.dtype for p in self.parameters() if p.is_floating_point())
 
-    @property
+    @functools.cached_property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where the weights are; asked at every step."""
         return self.parameters()[0].device
 
     def parameters(self) -> list[nn.Parameter]:
@@ -68,15 +79,17 @@ class LoadedSpan:
     def memory_bytes(self) -> int:
         """Bytes of all parameters held."""
         modules = [m for block in self.blocks.values() for m in block.modules()]
-        quantised = [m for m in modules if isinstance(m, QuantisedLinear | QuantisedExperts)]
+        made = [
+            m for m in modules if isinstance(m, PackedLinear | QuantisedLinear | QuantisedExperts)
+        ]
         return sum(held.nbytes for held in self.parameters()) + sum(
-            held.memory_bytes for held in quantised
+            held.memory_bytes for held in made
         )
 
     def part(self, span: Span) -> LoadedSpan:
         """The same blocks seen as a span within this one; the weights are shared."""
         held = {index: self.blocks[index] for index in range(span.start, span.stop)}
-        return LoadedSpan(self.plan, span, held)
+        return LoadedSpan(self.plan, span, held, self.cache)
 
     def warm(self) -> None:
         """Read every page of the weights once: they are memory-mapped, and the first step would."""
@@ -88,7 +101,7 @@ class LoadedSpan:
 
         Without them it grows as they come. Its first tokens are those of the `shared` pages.
         """
-        return SpanCache(text_config(self.plan.config), self.span, tokens, shared)
+        return SpanCache(text_config(self.plan.config), self.span, tokens, shared, self.cache)
 
     def pages(self, cache: SpanCache, first: int, stop: int) -> Pages | None:
         """These tokens of a session as pages for others; None where it has none that can be."""
@@ -144,20 +157,30 @@ class LoadedSpan:
         here: dict[int, torch.Tensor] = {}
         output: Tree = None
         for block, index in zip(self.blocks, crossing.order, strict=False):
-            around = (
-                contextlib.nullcontext() if merged is None else self._around(block, index, merged)
-            )
-            with BUILDING, around:
+            with BUILDING, self._around(block, index, merged):
                 output = self._block(block, crossing.calls[index], carried, cache, here)
             carried = Returned(output).carried(tuple(link.output for link in self.plan.links))
         return output, carried
 
-    def _around(self, block: int, call: int, merged: Merged) -> AbstractContextManager[None]:
-        """A merged step's attention, in the modules of this block."""
-        modules = self.blocks[block].modules()
-        configs = {id(m.config): m.config for m in modules if hasattr(m, "config")}
-        masks = [mask if mask is None else mask.to(self.device) for mask in merged.masks[call]]
-        return merged_attention(cast("Any", configs.values()), merged.pieces, masks)
+    def _around(
+        self, block: int, call: int, merged: Merged | None
+    ) -> AbstractContextManager[object]:
+        """How this block's modules attend in this step."""
+        configs, may_group = self._configs[block]
+        if merged is not None:
+            masks = [mask if mask is None else mask.to(self.device) for mask in merged.masks[call]]
+            return attention_of(configs, merged.pieces, masks)
+        return attention_of(configs) if may_group else contextlib.nullcontext()
+
+    @functools.cached_property
+    def _configs(self) -> dict[int, tuple[list[PreTrainedConfig], bool]]:
+        """Of each block's modules, and whether lone sessions' heads may be grouped."""
+        found: dict[int, tuple[list[PreTrainedConfig], bool]] = {}
+        for block, module in self.blocks.items():
+            held = (m.config for m in module.modules() if hasattr(m, "config"))
+            configs = cast("list[PreTrainedConfig]", list({id(one): one for one in held}.values()))
+            found[block] = configs, can_group(module, self.dtype)
+        return found
 
     def onward(
         self,
@@ -238,12 +261,13 @@ def load_span(
     Raises BlocksOutOfRange and CorruptWeights.
     """
     plan.check(span)
-    if weights is None:
+    if weights is None and not can_pack(dtype, device):
         return LoadedSpan(plan, span, _read(plan, span, dtype, device))
+    hold = pack if weights is None else weights.quantise
     held: dict[int, nn.Module] = {}
     for index in range(span.start, span.stop):  # one at a time, so that one is in memory whole
         held |= _read(plan, Span(index, index + 1), dtype, device)
-        weights.quantise(held[index])
+        hold(held[index])
     return LoadedSpan(plan, span, held)
 
 

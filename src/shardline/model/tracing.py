@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from shardline.core.errors import CorruptWeights, NoChain, NoSuchModel, Unsupported
 from shardline.model.chain import ChainPlan, Link
@@ -201,6 +201,7 @@ def _plan(model_dir: Path, config: PreTrainedConfig, found: _Found) -> ChainPlan
     if any(tensor.dim() != RANK or tensor.shape[:2] != (1, PROBE_TOKENS) for tensor in carried):
         raise NoChain(f"{name} hands over no (batch, tokens, width): {_GRAPH}")
     grows, fixed = _cache_elements(found.cache, len(blocks), int(text.hidden_size))
+    vectors = _cache_vectors(found.cache, len(blocks))
     return ChainPlan(
         model_dir=model_dir,
         architecture=name,
@@ -215,6 +216,7 @@ def _plan(model_dir: Path, config: PreTrainedConfig, found: _Found) -> ChainPlan
         ends_elements=_elements(found.model) - sum(map(_elements, blocks)),
         cache_elements_per_token=grows,
         cache_elements_fixed=fixed,
+        cache_vectors_per_token=vectors,
         config=config,
         template=_template(found.calls[0].output, found.links),
     )
@@ -249,6 +251,18 @@ def _cache_elements(
         grows.append(-(-grown // PROBE_TOKENS))
         fixed.append(sum(t.numel() for t in states if isinstance(t, torch.Tensor)))
     return tuple(grows), tuple(fixed)
+
+
+def _cache_vectors(cache: Cache | None, blocks: int) -> tuple[int, ...]:
+    """Heads of keys and of values, where a block keeps those of every token and nothing else."""
+    if not isinstance(cache, DynamicCache):
+        return (0,) * blocks
+    return tuple(
+        int(layer.keys.shape[1] + layer.values.shape[1])
+        if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None
+        else 0
+        for layer in cache.layers
+    )
 
 
 def _template(output: Tree, links: tuple[Link, ...]) -> Tree:

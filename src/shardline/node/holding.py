@@ -95,7 +95,7 @@ class Holding:
 
         Takes so long, and more where a block takes that long; the engine waits.
         """
-        loaded = LoadedSpan(self._budget.plan, self._hull(), dict(self._blocks)).part(self._serves)
+        loaded = self._loaded().part(self._serves)
         rate = functools.partial(decode_rate, loaded, budget_s=budget_s)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, rate)
@@ -116,7 +116,7 @@ class Holding:
         """Sessions, and memory for weights and cache, as far as they are promised."""
         report, budget = self.engine.report(), self._budget
         taken = report.cache_tokens_total - report.cache_tokens_free
-        each_bytes = budget.plan.cache_bytes_per_token(budget.dtype, self._serves)
+        each_bytes = budget.token_bytes(self._serves)
         return {
             "sessions": report.sessions,
             "cache_tokens_free": report.cache_tokens_free,
@@ -132,11 +132,13 @@ class Holding:
         loaded.warm()
         return loaded
 
-    def _hull(self) -> Span:
-        return Span(min(self._blocks, default=0), max(self._blocks, default=0) + 1)
+    def _loaded(self) -> LoadedSpan:
+        """All blocks that are here; those between them may not be."""
+        hull = Span(min(self._blocks, default=0), max(self._blocks, default=0) + 1)
+        return LoadedSpan(self._budget.plan, hull, dict(self._blocks), self._budget.cache)
 
     async def _give(self, cache_tokens: int) -> None:
-        loaded = LoadedSpan(self._budget.plan, self._hull(), dict(self._blocks))
+        loaded = self._loaded()
         hold = lambda: self.engine.hold(loaded, cache_tokens=cache_tokens)  # noqa: E731
         await asyncio.get_running_loop().run_in_executor(self._thread, hold)
 

@@ -12,6 +12,7 @@ from shardline.codec import dtype_name
 from shardline.core.errors import BadInput, SpanTooLarge
 from shardline.core.spans import Span
 from shardline.core.units import format_bytes
+from shardline.model import PagedLayer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,12 +70,14 @@ class Budget:
     memory_bytes: int
     weights: Weights | None = None
     """How the blocks are held; None is as they are."""
+    cache: type[PagedLayer] = PagedLayer
+    """How keys and values are held."""
 
     @property
     def terms(self) -> str:
         """What the nodes of a chain have to agree on: the dtype and, if fewer, the bits held."""
-        name = dtype_name(self.dtype)
-        return name if self.weights is None else f"{name}+{self.weights.kind.word}"
+        weights = self.weights.kind.word if self.weights else ""
+        return "+".join(filter(None, (dtype_name(self.dtype), weights, self.cache.word)))
 
     def span_bytes(self, span: Span) -> int:
         """Bytes of the span's parameters."""
@@ -93,8 +96,15 @@ class Budget:
         """
         held = {*range(span.start, span.stop), *beside}
         left_bytes = self.memory_bytes - self.blocks_bytes(held)
-        each_bytes = max(1, self.plan.cache_bytes_per_token(self.dtype, span))
-        return min(left_bytes // each_bytes, TOKENS_MOST)
+        return min(left_bytes // max(1, self.token_bytes(span)), TOKENS_MOST)
+
+    def token_bytes(self, span: Span) -> int:
+        """Bytes of cache that a token of one sequence takes on this span, as they are held.
+
+        What a step needs beside, such as a block's keys and values for attention to read, counts
+        as little as its activations do.
+        """
+        return self.plan.cache_bytes_per_token(self.dtype, span, self.cache)
 
     @property
     def step_bytes(self) -> int:

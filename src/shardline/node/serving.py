@@ -22,7 +22,7 @@ from shardline.core.clock import SystemClock
 from shardline.core.errors import Unsupported
 from shardline.core.ids import short
 from shardline.core.spans import Span
-from shardline.model import Weights, adopt_threads, fingerprint, resolve, trace
+from shardline.model import PagedLayer, Weights, adopt_threads, fingerprint, resolve, trace
 from shardline.node.holding import Holding
 from shardline.node.machine import Budget, memory_limit_bytes, open_device
 from shardline.node.moving import Mover, Pace
@@ -71,6 +71,8 @@ class Settings:
     """How weights are held; None is in that dtype."""
     weights_folder: Path | None = None
     """Where quantised weights are kept for the next start."""
+    cache: type[PagedLayer] = PagedLayer
+    """How keys and values are held, by blocks that keep those of every token (0024)."""
     memory_bytes: int | None = None
     """For weights and cache together; None is most of what is free."""
     threads: int | None = None
@@ -92,6 +94,8 @@ class Serving:
     load_s: float
     whole: tuple[str, ...] = ()
     """Large parameters that are not quantised as the others are."""
+    cache_whole: int = 0
+    """Blocks of the model that keep their cache as it is, though others hold it in fewer bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +120,7 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
         torch.set_num_threads(settings.threads)
     device = open_device(settings.device)
     plan, print_ = await asyncio.to_thread(_study, settings.model)
-    limit_bytes = memory_limit_bytes(settings.memory_bytes, device)
-    weights = await asyncio.to_thread(_weights, settings, plan, device)
-    budget = Budget(plan, _dtype(settings, plan), limit_bytes, weights)
+    budget = await asyncio.to_thread(_budget, settings, plan, device)
     wanted = None if settings.blocks == "auto" else Span.parse(settings.blocks, blocks=plan.blocks)
     budget.check(wanted)
     mail = _Mail()
@@ -140,10 +142,9 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
                 rate = worker.tally.block_steps_per_s = await holding.measure()
                 await teller.publish(state=State.READY, block_steps_per_s=rate)
                 load_s = clock.monotonic_s() - started_s
-                weights_bytes = budget.span_bytes(span)
-                whole = weights.whole if weights else ()
-                serving = Serving(teller.record, member.listening, weights_bytes, load_s, whole)
-                person.serving(serving)
+                whole = budget.weights.whole if budget.weights else ()
+                sizes = budget.span_bytes(span), load_s, whole, _cache_whole(settings, plan)
+                person.serving(Serving(teller.record, member.listening, *sizes))
                 mover = Mover(teller, holding, worker, settings.pace, clock, budget.step_bytes)
                 prober = _prober(member, teller, worker, settings.pace)
                 with _beside(tasks, mover.run(), prober.run()):
@@ -240,6 +241,18 @@ def _wires(settings: Settings, plan: ChainPlan) -> Wires:
 def _study(model: str) -> tuple[ChainPlan, str]:
     plan = trace(resolve(model))
     return plan, fingerprint(plan.model_dir)
+
+
+def _budget(settings: Settings, plan: ChainPlan, device: torch.device) -> Budget:
+    limit_bytes = memory_limit_bytes(settings.memory_bytes, device)
+    weights = _weights(settings, plan, device)
+    cache = settings.cache if any(plan.cache_vectors_per_token) else PagedLayer
+    return Budget(plan, _dtype(settings, plan), limit_bytes, weights, cache)
+
+
+def _cache_whole(settings: Settings, plan: ChainPlan) -> int:
+    fewer = settings.cache is not PagedLayer
+    return plan.cache_vectors_per_token.count(0) if fewer else 0
 
 
 def _dtype(settings: Settings, plan: ChainPlan) -> torch.dtype:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shardline.core.errors import BadInput, SpanTooLarge
 from shardline.core.spans import Span
-from shardline.model import Weights, kind_named
+from shardline.model import CACHES, PagedLayer, Weights, kind_named
 from shardline.node import Budget
 from shardline.node.machine import TOKENS_LEAST, open_device
 
@@ -30,8 +30,8 @@ class Plan:
     def block_bytes(self, dtype: torch.dtype) -> tuple[int, ...]:
         return tuple(size * dtype.itemsize for size in self.sizes)
 
-    def cache_bytes_per_token(self, dtype: torch.dtype, span: Span) -> int:
-        return self.each * len(span) * dtype.itemsize
+    def cache_bytes_per_token(self, dtype: torch.dtype, span: Span, kind: type[PagedLayer]) -> int:
+        return len(span) * kind.token_bytes(self.each, 1, dtype)
 
 
 def budget(sizes: tuple[int, ...], memory_bytes: int) -> Budget:
@@ -79,3 +79,15 @@ def test_weights_in_fewer_bits_leave_room_for_more_blocks_and_are_terms() -> Non
     assert fewer.terms == "bfloat16+int8"
     assert fewer.span_bytes(Span(0, 2)) == 2000
     assert fewer.fits() > as_they_are.fits()
+
+
+def test_a_cache_in_8_bits_has_room_for_more_tokens_and_is_terms() -> None:
+    exact = budget((1000,) * 8, 4 * (8 * 1000 + 8 * 10 * TOKENS_LEAST))
+    int8 = Weights(kind_named("int8"), None, (1000,) * 8, ())
+    coarse = Budget(exact.plan, torch.float32, exact.memory_bytes, None, CACHES["int8"])
+    both = Budget(exact.plan, torch.bfloat16, exact.memory_bytes, int8, CACHES["int8"])
+    whole = Span(0, 8)
+    assert coarse.terms == "float32+cache8"
+    assert both.terms == "bfloat16+int8+cache8"
+    assert coarse.token_bytes(whole) == both.token_bytes(whole) == 8 * (10 + 2)
+    assert coarse.cache_tokens(whole) == exact.cache_tokens(whole) * 40 // 12

@@ -1,0 +1,89 @@
+"""Packed layers: the same bits as the layers that they stand for."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from shardline.core.spans import Span
+from shardline.model import load_ends, load_span, trace
+from shardline.model.packed import PackedLinear, can_pack, pack
+
+CPU = torch.device("cpu")
+BF16 = torch.bfloat16
+
+pytestmark = pytest.mark.skipif(not can_pack(BF16, CPU), reason="oneDNN has no bfloat16 here")
+
+
+def linear(inputs: int, outputs: int, *, bias: bool) -> nn.Linear:
+    return nn.Linear(inputs, outputs, bias=bias).to(BF16)
+
+
+@given(
+    rows=st.integers(1, 40),
+    inputs=st.integers(1, 200),
+    outputs=st.integers(1, 200),
+    bias=st.booleans(),
+)
+def test_the_bits_are_those_of_the_layer(
+    rows: int, inputs: int, outputs: int, *, bias: bool
+) -> None:
+    plain = linear(inputs, outputs, bias=bias)
+    packed = PackedLinear(plain)
+    x = torch.randn(1, rows, inputs).to(BF16)
+    with torch.no_grad():
+        assert torch.equal(packed(x), plain(x))
+    assert torch.equal(packed.weight, plain.weight)
+    assert packed.memory_bytes == plain.weight.nbytes
+
+
+def test_the_layers_of_a_block_are_packed_and_nothing_else() -> None:
+    block = nn.ModuleDict(
+        {"wide": linear(64, 64, bias=True), "norm": nn.LayerNorm(64), "exact": nn.Linear(8, 8)}
+    )
+    norm = cast("nn.LayerNorm", block["norm"])
+    held = norm.weight.data_ptr()
+    pack(block)
+    assert [type(module) for module in block.values()] == [PackedLinear, nn.LayerNorm, nn.Linear]
+    assert norm.weight.data_ptr() != held
+
+
+def test_other_dtypes_and_devices_are_left() -> None:
+    assert not can_pack(torch.float32, CPU)
+    assert not can_pack(BF16, torch.device("meta"))
+
+
+def checkpoint(folder: Path, *, tied: bool) -> Path:
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=tied,
+    )  # fmt: skip
+    typeless: Any = LlamaForCausalLM(config)
+    typeless.to(BF16).save_pretrained(folder)
+    return folder
+
+
+def no_blocks(*_: object) -> Any:
+    raise AssertionError("no step is run here")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_head_of_its_own_is_packed_and_one_that_is_the_embeddings_is_not(
+    tmp_path: Path, *, tied: bool
+) -> None:
+    ends: Any = load_ends(trace(checkpoint(tmp_path, tied=tied)), no_blocks, dtype=BF16, device=CPU)
+    assert isinstance(ends.lm_head, nn.Linear if tied else PackedLinear)
+    assert (ends.lm_head.weight is ends.model.embed_tokens.weight) is tied
+
+
+def test_a_span_says_what_packed_layers_hold(tmp_path: Path) -> None:
+    plan = trace(checkpoint(tmp_path, tied=False))
+    span = load_span(plan, Span(0, 2), dtype=BF16, device=CPU)
+    assert any(isinstance(module, PackedLinear) for module in span.blocks[0].modules())
+    assert span.memory_bytes == BF16.itemsize * sum(plan.block_elements)
+    assert span.dtype == BF16
