@@ -1,4 +1,4 @@
-"""Cut any Hugging Face decoder into spans of blocks, and run them apart with the same result."""
+"""Cut a decoder into spans of blocks, or any module into stages, and run them apart unchanged."""
 
 from shardline.model.caches import CACHES, SpanCache, cache_in
 from shardline.model.chain import ChainPlan, Link
@@ -7,6 +7,22 @@ from shardline.model.cutting import led_by, split
 from shardline.model.ends import RunBlocks, load_ends
 from shardline.model.fingerprints import config_fingerprint, fingerprint
 from shardline.model.ghost import cache_length
+from shardline.model.graph import (
+    Graph,
+    Pieces,
+    Program,
+    Signature,
+    Stage,
+    capture,
+    cut_graph,
+    graph_pieces,
+    load_signature,
+    load_stage,
+    place_evenly,
+    run_stages,
+    save_signature,
+    save_stage,
+)
 from shardline.model.library import adopt_threads, quiet
 from shardline.model.pages import PAGE_TOKENS, PagedLayer, Pages
 from shardline.model.profiles import (
@@ -36,37 +52,51 @@ __all__ = [
     "Call",
     "ChainPlan",
     "Crossing",
+    "Graph",
     "Kind",
     "Line",
     "Link",
     "LoadedSpan",
     "PagedLayer",
     "Pages",
+    "Pieces",
     "Profile",
+    "Program",
     "Returned",
     "RunBlocks",
     "Setup",
+    "Signature",
     "SpanCache",
+    "Stage",
     "Timing",
     "Weights",
     "adopt_threads",
     "cache_in",
     "cache_length",
+    "capture",
     "config_fingerprint",
+    "cut_graph",
     "decode_rate",
     "fingerprint",
     "fit",
+    "graph_pieces",
     "keep_profile",
     "kept_profile",
     "kind_named",
     "led_by",
     "load_ends",
+    "load_signature",
     "load_span",
+    "load_stage",
     "load_tokenizer",
     "measure_profile",
     "newest_profile",
+    "place_evenly",
     "quiet",
     "resolve",
+    "run_stages",
+    "save_signature",
+    "save_stage",
     "setup_of",
     "split",
     "trace",
