@@ -187,9 +187,12 @@ def decode(model: Any, prompts: torch.Tensor, tokens: int, callers: int = 1) -> 
             together.abort()  # nobody waits for who will not come
             raise
 
-    with ThreadPoolExecutor(len(shares)) as pool:
-        writing = [pool.submit(write, *each) for each in zip(shares, watches, strict=True)]
-    written = _results(writing)
+    if len(shares) == 1:  # here: a second thread that computes would slow both (`computing_thread`)
+        written = [write(shares[0], watches[0])]
+    else:
+        with ThreadPoolExecutor(len(shares)) as pool:
+            writing = [pool.submit(write, *each) for each in zip(shares, watches, strict=True)]
+        written = _results(writing)
     stamps = [watch.at_s[SETTLE_TOKENS - 1 :] for watch in watches]
     return Went(torch.cat(written), rate(stamps, [len(share) for share in shares]))
 

@@ -23,7 +23,7 @@ from shardline.model.graph import (
     save_signature,
     save_stage,
 )
-from shardline.model.library import adopt_threads, quiet
+from shardline.model.library import adopt_threads, computing_thread, quiet
 from shardline.model.pages import PAGE_TOKENS, PagedLayer, Pages
 from shardline.model.profiles import (
     BlockKind,
@@ -74,6 +74,7 @@ __all__ = [
     "cache_in",
     "cache_length",
     "capture",
+    "computing_thread",
     "config_fingerprint",
     "cut_graph",
     "decode_rate",

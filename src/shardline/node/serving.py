@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from shardline.core.clock import SystemClock
 from shardline.core.errors import Unsupported
 from shardline.core.ids import short
 from shardline.core.spans import Span
-from shardline.model import PagedLayer, Weights, adopt_threads, fingerprint, resolve, trace
+from shardline.model import PagedLayer, Weights, computing_thread, fingerprint, resolve, trace
 from shardline.node.holding import Holding
 from shardline.node.machine import Budget, memory_limit_bytes, open_device
 from shardline.node.moving import Mover, Pace
@@ -34,6 +33,7 @@ from shardline.swarm import NodeRecord, State, choose_place, membership
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Sequence
+    from concurrent.futures import ThreadPoolExecutor
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -116,8 +116,6 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
     Raises BadInput of many kinds before it serves: each says what is wrong with the model, the
     invite, the address, the memory.
     """
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
     device = open_device(settings.device)
     plan, print_ = await asyncio.to_thread(_study, settings.model)
     budget = await asyncio.to_thread(_budget, settings, plan, device)
@@ -127,7 +125,8 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
     async with _joining(settings, invite, identity, person.book, mail) as member:
         person.joined(member.invite, member.listening)
         clock = SystemClock()
-        with ThreadPoolExecutor(1, "shardline-engine", adopt_threads) as thread:
+        threads = settings.threads or torch.get_num_threads()
+        with computing_thread(threads, "shardline-engine") as thread:
             holding = Holding(budget, device, thread)
             record = _record(settings, identity.node_id, budget, wanted, print_)
             teller = Teller(member, record, holding, clock)
