@@ -22,6 +22,7 @@ from shardline.model.crossing import CACHE, Call, Crossing, carried_marker
 from shardline.model.ghost import extend_ghost, layer_kinds
 from shardline.model.library import build_on_meta, quiet, text_config
 from shardline.model.loading import BUILDING
+from shardline.model.packed import can_pack, pack
 from shardline.model.trees import Leaf, Path, Tree, get, leaves, map_leaves
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Shapes:
         )
 
     def block(self, index: int, device: torch.device) -> nn.Module:
-        """A block of this one's structure, with made-up weights."""
+        """A block of this one's structure, with made-up weights, held as a node holds them."""
         watching = self.blocks[index].__dict__.pop("forward")
         try:
             made = copy.deepcopy(self.blocks[index]).to_empty(device=device)
@@ -99,6 +100,8 @@ class Shapes:
                 _make_up(parameter.data, tile)
             for buffer in made.buffers():
                 _make_up(buffer, tile)
+        if can_pack(self._dtype, device):
+            pack(made)
         return made.eval()
 
     def _calls(self, batch: int, tokens: int, context_tokens: int) -> list[Call]:

@@ -149,8 +149,7 @@ def _kind(
     """Measure the first of these blocks, for all of them."""
     span = Span(blocks[0], blocks[0] + 1)
     turns = _turns(plan.block_bytes(dtype)[span.start])
-    made = bench.shapes.block(span.start, bench.device)
-    copies = [made, *(copy.deepcopy(made) for _ in range(turns - 1))]
+    copies = [bench.shapes.block(span.start, bench.device) for _ in range(turns)]
     loaded = [LoadedSpan(plan, span, {span.start: block}) for block in copies]
     until_s = bench.clock.monotonic_s() + budget_s
     timings: list[Timing] = []
