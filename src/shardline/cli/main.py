@@ -12,6 +12,7 @@ from shardline.cli.chat import chat
 from shardline.cli.demo import demo
 from shardline.cli.ending import exit_code
 from shardline.cli.generate import generate
+from shardline.cli.inspect import inspect
 from shardline.cli.invite import invite
 from shardline.cli.plan import plan
 from shardline.cli.profile import profile
@@ -31,7 +32,19 @@ def cli(*, verbose: bool) -> None:
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
 
 
-for command in (serve, generate, chat, status, invite, demo, plan, profile, bench, simulate):
+for command in (
+    serve,
+    generate,
+    chat,
+    status,
+    invite,
+    demo,
+    inspect,
+    plan,
+    profile,
+    bench,
+    simulate,
+):
     cli.add_command(command)
 
 

@@ -9,15 +9,21 @@ from shardline.model.fingerprints import config_fingerprint, fingerprint
 from shardline.model.ghost import cache_length
 from shardline.model.graph import (
     Graph,
+    Live,
+    Outline,
     Pieces,
     Program,
     Signature,
     Stage,
+    StageOutline,
+    build_on_shapes,
     capture,
     cut_graph,
+    example_inputs,
     graph_pieces,
     load_signature,
     load_stage,
+    outline,
     place_evenly,
     run_stages,
     save_signature,
@@ -39,6 +45,7 @@ from shardline.model.profiles import (
 from shardline.model.profiling import decode_rate, measure_profile, setup_of
 from shardline.model.quantising import KINDS, Weights, kind_named
 from shardline.model.resolving import resolve
+from shardline.model.route import find_chain
 from shardline.model.span import LoadedSpan, load_span
 from shardline.model.tokenizer import load_tokenizer
 from shardline.model.tracing import trace
@@ -56,7 +63,9 @@ __all__ = [
     "Kind",
     "Line",
     "Link",
+    "Live",
     "LoadedSpan",
+    "Outline",
     "PagedLayer",
     "Pages",
     "Pieces",
@@ -68,9 +77,11 @@ __all__ = [
     "Signature",
     "SpanCache",
     "Stage",
+    "StageOutline",
     "Timing",
     "Weights",
     "adopt_threads",
+    "build_on_shapes",
     "cache_in",
     "cache_length",
     "capture",
@@ -78,6 +89,8 @@ __all__ = [
     "config_fingerprint",
     "cut_graph",
     "decode_rate",
+    "example_inputs",
+    "find_chain",
     "fingerprint",
     "fit",
     "graph_pieces",
@@ -92,6 +105,7 @@ __all__ = [
     "load_tokenizer",
     "measure_profile",
     "newest_profile",
+    "outline",
     "place_evenly",
     "quiet",
     "resolve",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = ["trace"]
+__all__ = ["model_config", "trace"]
 
 PROBE_TOKENS: Final = 4
 _BAD_CONFIG: Final = (ValueError, KeyError, TypeError, AttributeError, OSError)
@@ -59,7 +59,7 @@ def trace(model_dir: Path) -> ChainPlan:
 
     Raises NoSuchModel, Unsupported (code of its own, quantised) or NoChain.
     """
-    config = _config(model_dir)
+    config = model_config(model_dir)
     with BUILDING, quiet():
         model = _on_meta(copy.deepcopy(config))
         candidates = _candidates(model)
@@ -71,7 +71,8 @@ def trace(model_dir: Path) -> ChainPlan:
     return _plan(model_dir, config, _Found(model, path, links, calls, cache))
 
 
-def _config(model_dir: Path) -> PreTrainedConfig:
+def model_config(model_dir: Path) -> PreTrainedConfig:
+    """This directory's config; raises NoSuchModel, CorruptWeights or Unsupported, saying why."""
     file = model_dir / "config.json"
     if not file.is_file():
         raise NoSuchModel(f"{model_dir} has no config.json")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from shardline.model.graph.reading import Read
 
-__all__ = ["Graph", "capture"]
+__all__ = ["Graph", "capture", "silent"]
 
 _symbolic: Any = symbolic_config
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -158,7 +158,7 @@ def _export(
             auto: Any = torch.export.Dim.AUTO
             shapes[leaf] = dict.fromkeys(range(min(OPEN, leaf.dim())), auto)
     # Without the patch, torch takes for granted that an open size is not 1, and says it nowhere.
-    with _silent(), _symbolic.patch(backed_size_oblivious=open_sizes):
+    with silent(), _symbolic.patch(backed_size_oblivious=open_sizes):
         exported: Any = torch.export.export(
             module, args, kwargs, strict=False, dynamic_shapes=shapes if open_sizes else None
         )
@@ -197,7 +197,7 @@ def _evaluating(module: nn.Module) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def _silent() -> Generator[None]:
+def silent() -> Generator[None]:
     """Without torch's log and the graphs that it prints when tracing fails."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shardline.model.graph.capturing import Graph
     from shardline.model.graph.weighing import Weight
 
-__all__ = ["cut_graph", "place_evenly"]
+__all__ = ["crossing_bytes", "cut_graph", "place_evenly"]
 
 HALVINGS: Final = 10
 SLACK: Final = 0.2
@@ -94,7 +94,7 @@ def place_evenly(graph: Graph, stages: int, slack: float = SLACK) -> dict[int, i
         raise BadInput(f"{len(order)} ops cannot be cut into {stages} stages")
     work = _work(weights, root_of, order)
     bounds = np.array([0.0, *accumulate(work)])
-    crossing = _crossing(graph, root_of, order)
+    crossing = crossing_bytes(graph, root_of, order)
     cuts = _best(bounds, np.zeros(len(order) + 1), stages, np.inf)
     low, high = _largest(bounds, cuts), _largest(bounds, cuts) * (1 + slack) * (1 + 1e-9)
     cuts = _best(bounds, crossing, stages, high)
@@ -123,7 +123,9 @@ def _work(weights: Sequence[Weight], root_of: Mapping[int, int], order: list[int
     return list(work.values())
 
 
-def _crossing(graph: Graph, root_of: Mapping[int, int], order: list[int]) -> NDArray[np.float64]:
+def crossing_bytes(
+    graph: Graph, root_of: Mapping[int, int], order: list[int]
+) -> NDArray[np.float64]:
     """Bytes that are alive between the op before and the op at each place, inputs included."""
     place = {root: at for at, root in enumerate(order)}
     made = {value.name: 0 for value in graph.program.inputs}
