@@ -145,7 +145,11 @@ def connections(scene: Cabled, one: str, other: str) -> set[tuple[int, int]]:
     found: set[tuple[int, int]] = set()
     for dialler, dialled in ((one, other), (other, one)):
         process, (_, place) = scene.local.processes[dialler], scene.field.cable(dialled)
-        for line in Path(f"/proc/{process.pid}/net/tcp").read_text().splitlines()[1:]:
+        try:
+            text = Path(f"/proc/{process.pid}/net/tcp").read_text()
+        except FileNotFoundError:
+            pytest.xfail("zenoh fell over in native code under corrupted bytes (decision 0002)")
+        for line in text.splitlines()[1:]:
             _, near, far, state, *_ = line.split()
             ports = tuple(int(end.rpartition(":")[2], 16) for end in (near, far))
             if state == ESTABLISHED and ports[1] == int(place.listen.rpartition(":")[2]):
