@@ -123,6 +123,28 @@ def test_three_sessions_together_have_the_tokens_and_logits_of_lone_ones(case: C
         assert len(set(span.together.tried)) < 2, "some of its steps are merged, and some are not"
 
 
+def test_in_bfloat16_they_have_the_very_bits_of_lone_ones(case: Case) -> None:
+    if case.tiny.name in ALONE:
+        pytest.skip("its sessions are stepped one by one")
+    inputs = [prompt(9, seed=5), prompt(6, seed=7)]
+    chain = LocalChain.load(case.plan, 2, torch.bfloat16)
+    rounds = Rounds(chain, len(inputs))
+    ends = [load_ends(case.plan, rounds, dtype=torch.bfloat16, device=CPU) for _ in inputs]
+
+    def caller(index: int) -> Any:
+        try:
+            return generated(ends[index], inputs[index], tokens=6)
+        finally:
+            rounds.leave()
+
+    found = in_threads([lambda i=i: caller(i) for i in range(len(inputs))])
+    alone = load_ends(case.plan, chain, dtype=torch.bfloat16, device=CPU)
+    for (ids, logits), own in zip(found, inputs, strict=True):
+        expected_ids, expected = generated(alone, own, tokens=6)
+        assert torch.equal(ids, expected_ids)
+        assert difference(logits, expected) == 0.0
+
+
 class InPieces(LocalChain):
     """Each step in pieces of at most four tokens."""
 

@@ -25,7 +25,7 @@ def linear(inputs: int, outputs: int, *, bias: bool) -> nn.Linear:
 
 
 @given(
-    rows=st.integers(1, 40),
+    rows=st.integers(2, 40),
     inputs=st.integers(1, 200),
     outputs=st.integers(1, 200),
     bias=st.booleans(),
@@ -40,6 +40,38 @@ def test_the_bits_are_those_of_the_layer(
         assert torch.equal(packed(x), plain(x))
     assert torch.equal(packed.weight, plain.weight)
     assert packed.memory_bytes == plain.weight.nbytes
+
+
+@given(
+    inputs=st.integers(1, 300),
+    outputs=st.integers(1, 200),
+    rows=st.integers(2, 20),
+    bias=st.booleans(),
+)
+def test_a_row_has_the_same_bits_alone_and_in_any_company(
+    inputs: int, outputs: int, rows: int, *, bias: bool
+) -> None:
+    check_lone_rows(linear(inputs, outputs, bias=bias), rows)
+
+
+def test_so_it_has_where_torchs_own_kernels_differ() -> None:
+    plain = linear(4096, 2048, bias=False)
+    x = torch.randn(8, 4096).to(BF16)
+    with torch.no_grad():
+        assert not torch.equal(torch.cat([plain(row[None]) for row in x]), plain(x))
+    check_lone_rows(plain, 8)
+
+
+@torch.no_grad()
+def check_lone_rows(plain: nn.Linear, rows: int) -> None:
+    packed = PackedLinear(plain)
+    x = torch.randn(rows, plain.in_features).to(BF16)
+    together = packed(x)
+    alone = torch.cat([packed(row[None]) for row in x])
+    assert torch.equal(alone, together)
+    assert torch.equal(packed(x[0]), together[0])
+    exact = plain.double()(x.double())
+    assert bool(((alone.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-5).all())
 
 
 def test_the_layers_of_a_block_are_packed_and_nothing_else() -> None:
