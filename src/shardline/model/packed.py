@@ -3,8 +3,8 @@
 Torch multiplies by bfloat16 weights through oneDNN, which reads them as they lie in the checkpoint.
 Reordered once, at load, they are read up to twice as fast (decision 0026). Nothing else changes:
 the kernel sums in the same order. A row alone is the exception: oneDNN has another kernel for it,
-which is slower and rounds otherwise, so it is given to the one for several rows. A row's result is
-then the same in any company.
+which is slower and rounds otherwise, so it is multiplied as several. Then a row's result is the
+same in any company.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ __all__ = ["PackedLinear", "can_pack", "pack", "pack_head"]
 ROWS: Final = 16
 """How many rows oneDNN is told to expect; it reads the same order for any other number."""
 COMPANY: Final = 4
-"""Rows that a lone row is multiplied as. Fewer use other kernels or are no sooner, more take
-longer."""
+"""Rows that one or two are multiplied as: quicker than as they are, and than more."""
 _ops: Any = torch.ops.mkldnn
 
 
@@ -51,10 +50,11 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the layer that it stands for, of (…, in_features)."""
-        if x.numel() != self.in_features:
+        rows = x.numel() // self.in_features
+        if not 0 < rows <= COMPANY // 2:
             return self._product(x)
-        rows = self._product(x.reshape(1, -1).expand(COMPANY, -1))
-        return rows[:1].view(*x.shape[:-1], self.out_features)
+        several = self._product(x.reshape(rows, -1).repeat(COMPANY // rows, 1))
+        return several[:rows].view(*x.shape[:-1], self.out_features)
 
     def _product(self, x: torch.Tensor) -> torch.Tensor:
         return _ops._linear_pointwise(x, self._packed, self.bias, "none", [], "")  # noqa: SLF001
