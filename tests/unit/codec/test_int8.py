@@ -75,7 +75,7 @@ def allowed(shares: torch.Tensor) -> torch.Tensor:
 
 
 @given(cases())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_an_error_is_at_most_half_a_step_between_codes(case: Case) -> None:
     values, largest = case.tensor.reshape(-1).double(), magnitudes(case)
     decoded = back(case).reshape(-1).double()

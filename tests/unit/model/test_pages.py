@@ -92,7 +92,7 @@ class Layers(RuleBasedStateMachine):
 
 
 TestLayers = Layers.TestCase
-TestLayers.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
+TestLayers.settings = settings(max_examples=25, stateful_step_count=15)
 
 
 def test_what_was_reserved_is_one_run_of_pages_that_never_moves() -> None:
@@ -130,7 +130,7 @@ def read(span: LoadedSpan, cache: SpanCache, step: Crossing) -> torch.Tensor:
 
 
 @given(kept=st.integers(1, 2), tokens=st.integers(2 * PAGE_TOKENS, 3 * PAGE_TOKENS))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_a_session_behind_anothers_pages_goes_on_as_that_other(
     span: LoadedSpan, kept: int, tokens: int
 ) -> None:

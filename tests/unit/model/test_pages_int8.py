@@ -35,7 +35,7 @@ def there_and_back(states: torch.Tensor) -> torch.Tensor:
     decade=st.integers(-42, 36),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_element_is_off_by_half_a_127th_of_the_largest_of_its_vector(
     seed: int, decade: int, dtype: torch.dtype
 ) -> None:
@@ -72,7 +72,7 @@ class Coarse(Layers):
 
 
 TestCoarse = Coarse.TestCase
-TestCoarse.settings = settings(max_examples=20, stateful_step_count=12, deadline=None)
+TestCoarse.settings = settings(max_examples=20, stateful_step_count=12)
 
 
 def test_terms_say_how_a_cache_is_kept() -> None:

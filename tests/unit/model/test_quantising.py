@@ -70,7 +70,7 @@ def test_memory_is_as_it_was_planned(kind: Kind) -> None:
     assert held.memory_bytes == kind.memory_bytes(64, 512) < 64 * 512 * 2
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     name=st.sampled_from(list(KINDS)),
     outputs=st.integers(1, 8).map(lambda n: 16 * n),

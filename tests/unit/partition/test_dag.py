@@ -44,7 +44,7 @@ def four(edges: tuple[tuple[int, int], ...] = DIAMOND, nodes: int = 3) -> GraphP
     return GraphProblem(problem, edges)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(problems(), st.randoms(use_true_random=False), st.data())
 def test_a_chain_given_as_a_graph_has_the_chains_figures(
     problem: Problem, rng: np.random.Generator, data: st.DataObject

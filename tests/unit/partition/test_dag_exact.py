@@ -48,7 +48,7 @@ def least(graph: GraphProblem, weight: float) -> float:
     return best
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(graphs(), st.sampled_from(["throughput", "latency", 0.3]))
 def test_exact_equals_trying_everything_and_nothing_beats_it(
     graph: GraphProblem, objective: str | float
@@ -68,7 +68,7 @@ def test_exact_equals_trying_everything_and_nothing_beats_it(
             assert found.gap == pytest.approx(0, abs=CLOSE)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(problems(), st.sampled_from(["throughput", "latency"]))
 def test_the_best_placing_of_a_chain_is_the_best_chain(problem: Problem, objective: str) -> None:
     try:

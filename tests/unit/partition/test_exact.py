@@ -65,7 +65,7 @@ def least(problem: Problem, weight: float) -> float:
     return best
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(problems(), st.sampled_from(["throughput", "latency", 0.3, 0.9]))
 def test_exact_equals_trying_everything(problem: Problem, objective: str | float) -> None:
     weight = {"throughput": 1.0, "latency": 0.0}.get(str(objective), objective)
@@ -78,7 +78,7 @@ def test_exact_equals_trying_everything(problem: Problem, objective: str | float
     assert found.value_ms == pytest.approx(best_ms, rel=CLOSE)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(problems(), st.sampled_from(["throughput", "latency"]))
 def test_bounds_never_exceed_the_best(problem: Problem, objective: str) -> None:
     best_ms = 1e3 * least(problem, 1.0 if objective == "throughput" else 0.0)

@@ -14,7 +14,7 @@ CLOSE = 1e-5
 """Relative: the solver has tolerances of its own."""
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(problems(), st.sampled_from(["throughput", "latency", 0.4]))
 def test_the_solver_finds_what_exact_finds(problem: Problem, objective: str | float) -> None:
     try:

@@ -16,7 +16,7 @@ _optimize = cast("Any", importlib.import_module("scipy.optimize"))
 
 
 @given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_it_packs_as_much_as_highs_however_columns_come(seed: int, rows: int, columns: int) -> None:
     rng = np.random.default_rng(seed)
     table = rng.uniform(0.1, 2, (rows, columns)) * (rng.random((rows, columns)) < 0.4)

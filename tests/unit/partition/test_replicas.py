@@ -158,7 +158,7 @@ def tried(problem: Problem) -> SharedPlan | None:
 
 
 @given(tiny())
-@settings(max_examples=14, deadline=None)
+@settings(max_examples=14)
 def test_no_plan_beats_the_best_of_all_and_all_it_says_follows_from_its_numbers(
     problem: Problem,
 ) -> None:
@@ -173,7 +173,7 @@ def test_no_plan_beats_the_best_of_all_and_all_it_says_follows_from_its_numbers(
 
 
 @given(tiny(), st.integers(0, 1_000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_spans_carry_what_a_flow_over_arcs_does(problem: Problem, seed: int) -> None:
     rng = np.random.default_rng(seed)
     held: dict[int, Span] = {}

@@ -28,7 +28,7 @@ def renamed(problem: Problem, order: np.ndarray) -> Problem:
     return replace(problem, nodes=nodes, delay_s=delay_s, bytes_per_s=bytes_per_s)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.sampled_from(sorted(FAMILIES)), st.integers(1, 80), st.integers(0, 1_000))
 def test_a_state_knows_no_names(family: str, nodes: int, seed: int) -> None:
     problem = make(family, nodes, 8, seed)

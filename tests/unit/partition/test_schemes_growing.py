@@ -27,7 +27,7 @@ def hardly_uneven(problem: Problem) -> Problem:
     return replace(problem, blocks=(other, *others))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(families, st.integers(1, 12), st.integers(2, 20), seeds)
 def test_blocks_that_are_alike_cost_what_others_cost(
     family: str, nodes: int, blocks: int, seed: int
@@ -41,7 +41,7 @@ def test_blocks_that_are_alike_cost_what_others_cost(
     assert alike.capacities().tolist() == others.capacities().tolist()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(families, st.integers(1, 8), st.integers(8, 30), seeds)
 def test_the_best_cut_of_an_order_is_known_at_once_where_blocks_are_alike(
     family: str, nodes: int, blocks: int, seed: int
@@ -59,7 +59,7 @@ def test_the_best_cut_of_an_order_is_known_at_once_where_blocks_are_alike(
     assert fitted(costs, order, 0.999 * limit_s) is None
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     families, st.integers(1, 40), st.integers(1, 40), seeds, st.sampled_from(["alike", "uneven"])
 )

@@ -20,7 +20,7 @@ families = st.sampled_from(sorted(FAMILIES))
 seeds = st.integers(0, 1_000)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(families, st.integers(1, 40), seeds)
 def test_roles_know_no_names(family: str, nodes: int, seed: int) -> None:
     problem = make(family, nodes, 8, seed)
@@ -32,7 +32,7 @@ def test_roles_know_no_names(family: str, nodes: int, seed: int) -> None:
     assert np.abs(ours - theirs).max() <= 0.011  # rounded
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.sampled_from(["star", "homes", "mixed"]), st.integers(2, 20), seeds)
 def test_a_swarm_casts_its_own_chain_for_its_roles(family: str, nodes: int, seed: int) -> None:
     problem = make(family, nodes, 8, seed)
@@ -50,7 +50,7 @@ def test_nodes_that_can_hold_nothing_play_no_role() -> None:
     assert sorted(swarm.cast(swarm.of(range(6)), able)) == [0, 2, 5]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(families, st.integers(1, 5), st.integers(1, 9), seeds, st.sampled_from([0.0, 0.5, 1.0]))
 def test_no_plan_beats_the_quick_bound(
     family: str, nodes: int, blocks: int, seed: int, weight: float
@@ -60,7 +60,7 @@ def test_no_plan_beats_the_quick_bound(
     assert 1e3 * quick_bound_s(Costs(problem), weight) <= best.value_ms * (1 + 1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(families, st.integers(1, 40), st.integers(1, 50), seeds, st.sampled_from([0.0, 0.5, 1.0]))
 def test_any_scheme_can_be_laid_on_any_network(
     family: str, nodes: int, blocks: int, seed: int, weight: float

@@ -16,7 +16,7 @@ from tests.unit.partition.test_dag_exact import graphs
 INF = float("inf")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(graphs(), st.integers(0, 2**32))
 def test_any_keys_give_an_order_in_which_producers_come_first(
     graph: GraphProblem, seed: int
@@ -27,7 +27,7 @@ def test_any_keys_give_an_order_in_which_producers_come_first(
     assert all(place[one] < place[other] for one, other in graph.edges)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(graphs())
 def test_the_table_holds_what_each_part_reads_and_writes(graph: GraphProblem) -> None:
     order = kahn(graph, [-float(op) for op in range(len(graph.readers))])
@@ -45,7 +45,7 @@ def test_the_table_holds_what_each_part_reads_and_writes(graph: GraphProblem) ->
         assert parts.cache[start, stop] == sum(blocks[op].cache_bytes for op in inside)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(graphs())
 def test_the_cuts_are_the_best_of_their_order_and_keep_the_quotient_acyclic(
     graph: GraphProblem,

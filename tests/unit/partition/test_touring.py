@@ -31,7 +31,7 @@ def _regions(nodes: int, regions: int, seed: int) -> Problem:
 
 
 @given(st.integers(2, 5), st.integers(0, 1_000))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_no_chain_beats_the_bound(regions: int, seed: int) -> None:
     problem = _regions(9, regions, seed)
     best_s = evaluate(problem, exact(problem, 0.0)).latency_s

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shardline.swarm.capacity import levels, with_node, work_within
@@ -45,7 +45,6 @@ def _most(nodes: list[Node], blocks: int) -> float:
     return -float(found.fun)
 
 
-@settings(deadline=None)
 @given(swarms())
 def test_the_least_block_gets_the_most_that_any_split_gives_it(
     swarm: tuple[int, list[Node]],
@@ -56,7 +55,6 @@ def test_the_least_block_gets_the_most_that_any_split_gives_it(
     assert np.isclose(found.min(), _most(nodes, blocks), atol=1e-6)
 
 
-@settings(deadline=None)
 @given(swarms(), st.data())
 def test_more_blocks_on_a_node_never_lower_what_the_least_gets(
     swarm: tuple[int, list[Node]], data: st.DataObject
@@ -69,7 +67,6 @@ def test_more_blocks_on_a_node_never_lower_what_the_least_gets(
     assert _levels(wider, blocks).min() >= _levels(nodes, blocks).min() - 1e-9
 
 
-@settings(deadline=None)
 @given(swarms())
 def test_a_node_can_be_added_and_taken_away(swarm: tuple[int, list[Node]]) -> None:
     blocks, nodes = swarm

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shardline.core.spans import Span, gaps
@@ -27,7 +27,6 @@ def _uncovered(records: list[NodeRecord], blocks: int) -> set[int]:
     return {block for gap in missing for block in range(gap.start, gap.stop)}
 
 
-@settings(deadline=None)
 @given(swarms(), st.integers(1, 15))
 def test_a_newcomer_covers_as_many_uncovered_blocks_as_it_can(
     swarm: tuple[int, list[NodeRecord]], fits: int
@@ -44,7 +43,6 @@ def test_a_newcomer_covers_as_many_uncovered_blocks_as_it_can(
     )
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.lists(st.integers(1, 20), min_size=1, max_size=60))
 def test_joiners_to_an_empty_swarm_cover_it_as_soon_as_their_sizes_suffice(
     blocks: int, sizes: list[int]
@@ -56,7 +54,6 @@ def test_joiners_to_an_empty_swarm_cover_it_as_soon_as_their_sizes_suffice(
         assert len(_uncovered(records, blocks)) == max(0, blocks - sum(sizes[: number + 1]))
 
 
-@settings(deadline=None)
 @given(swarms(), st.integers(1, 15), st.randoms())
 def test_the_choice_does_not_depend_on_the_records_order(
     swarm: tuple[int, list[NodeRecord]], fits: int, luck: object

@@ -163,7 +163,7 @@ def test_others_wait_for_a_node_that_rests_and_is_the_first_to_go() -> None:
     assert _next(_with(records, rests), 1) is not None
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.randoms(use_true_random=False))
 def test_moving_ends_uncovers_nothing_and_is_the_same_for_all(luck: Random) -> None:
     """Of 2,000 seeds none took more than 1.4 moves a node; `_moves_most` is what none can."""
@@ -181,7 +181,7 @@ def test_swarms_that_went_to_and_fro_come_to_rest(seed: int, *, refined: bool) -
     assert _settle(after, refined=refined)[1] == 0
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @pytest.mark.parametrize("refined", [False, True])
 @given(luck=st.randoms(use_true_random=False))
 def test_a_way_is_gone_to_its_end_unless_a_step_takes_less_time_already(
@@ -226,7 +226,7 @@ def test_a_newcomer_completes_a_chain_of_its_neighbours() -> None:
     assert span == Span(0, 4)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.randoms(use_true_random=False), st.integers(0, 6), st.integers(1, 9))
 def test_a_newcomer_covers_what_placement_covers_and_makes_no_step_longer(
     luck: Random, count: int, fits: int

@@ -79,7 +79,7 @@ def _settle(records: list[NodeRecord], blocks: int) -> tuple[list[NodeRecord], i
         assert moves <= 4 * len(records), "thrashing"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(swarms())
 def test_moving_ends_and_nothing_is_ever_uncovered(swarm: tuple[int, list[NodeRecord]]) -> None:
     blocks, records = swarm
@@ -90,7 +90,6 @@ def test_moving_ends_and_nothing_is_ever_uncovered(swarm: tuple[int, list[NodeRe
     assert not more
 
 
-@settings(deadline=None)
 @given(swarms(), st.randoms(use_true_random=False))
 def test_movers_who_decide_at_once_on_old_news_uncover_nothing(
     swarm: tuple[int, list[NodeRecord]], luck: Random
@@ -112,7 +111,7 @@ def test_movers_who_decide_at_once_on_old_news_uncover_nothing(
             assert _covered(records, blocks)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(swarms(), st.integers(0, 5))
 def test_only_the_node_that_everybody_means_moves(
     swarm: tuple[int, list[NodeRecord]], minute: int

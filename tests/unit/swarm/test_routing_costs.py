@@ -8,7 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shardline.core.errors import NotCovered
@@ -62,7 +62,6 @@ def _all_chains(records: list[NodeRecord], start: int, stop: int) -> list[tuple[
     ]
 
 
-@settings(deadline=None)
 @given(swarms(), st.data())
 def test_no_chain_is_cheaper(swarm: tuple[int, list[NodeRecord]], data: st.DataObject) -> None:
     blocks, records = swarm
@@ -88,7 +87,6 @@ def test_a_chain_that_would_come_back_to_a_node_goes_another_way() -> None:
     assert [hop.node for hop in chain] == [node_id(1), node_id(2), node_id(0)]
 
 
-@settings(deadline=None)
 @given(swarms(), st.dictionaries(st.integers(0, 5), st.floats(0, 600), max_size=5))
 def test_a_discouraged_node_is_used_only_where_no_chain_goes_without(
     swarm: tuple[int, list[NodeRecord]], banned: dict[int, float]

@@ -50,7 +50,7 @@ def _shortest_s(
     return best
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(placements())
 def test_a_step_takes_the_shortest_way_and_waits_for_the_slowest_block(
     placement: tuple[int, list[tuple[int, int]], list[float], list[float]],

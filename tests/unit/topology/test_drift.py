@@ -40,7 +40,7 @@ def moved(network: Network, part: np.ndarray, factor: float) -> Network:
     return replace(network, rtt_ms=np.where(across, far_ms, network.rtt_ms))
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(st.sampled_from(sorted(FAMILIES)), seeds)
 def test_noise_and_other_samples_raise_no_alarm(family: str, seed: int) -> None:
     network = made_up(family, NODES, seed)
@@ -49,7 +49,7 @@ def test_noise_and_other_samples_raise_no_alarm(family: str, seed: int) -> None:
         assert drift(agreed, snapshot(network, seed + later)).splits == ()
 
 
-@settings(max_examples=7, deadline=None, derandomize=True)
+@settings(max_examples=7, derandomize=True)
 @given(st.sampled_from(sorted(FAMILIES)), seeds, st.floats(0.2, 0.8), st.floats(5.0, 20.0))
 def test_a_split_is_named_within_one_snapshot(
     family: str, seed: int, share: float, factor: float

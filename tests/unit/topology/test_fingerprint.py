@@ -44,7 +44,7 @@ def numbers(shape: Shape) -> np.ndarray:
     return np.array([*shape.pairs, *shape.parts, *shape.rings])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(families, st.integers(3, 40), seeds, seeds)
 def test_renaming_nodes_changes_nothing(family: str, nodes: int, seed: int, other: int) -> None:
     rtt_ms = made_up(family, nodes, seed).rtt_ms
@@ -53,7 +53,7 @@ def test_renaming_nodes_changes_nothing(family: str, nodes: int, seed: int, othe
     assert np.allclose(numbers(renamed), numbers(shape_of(rtt_ms)), rtol=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(families, st.integers(3, 40), seeds, st.floats(0.001, 0.2))
 def test_small_noise_changes_it_little(family: str, nodes: int, seed: int, noise: float) -> None:
     rtt_ms = made_up(family, nodes, seed).rtt_ms
@@ -69,7 +69,7 @@ def test_small_noise_changes_it_little(family: str, nodes: int, seed: int, noise
     assert np.abs(np.array(noisy.rings) - np.array(calm.rings)).max() <= most + 1e-9
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(families, seeds, st.floats(0.01, 100.0))
 def test_scale_is_kept_apart_from_form(family: str, seed: int, factor: float) -> None:
     plain, scaled = known(family, 12, seed), known(family, 12, seed, factor)
@@ -80,7 +80,7 @@ def test_scale_is_kept_apart_from_form(family: str, seed: int, factor: float) ->
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(families, families, families, seeds)
 def test_it_is_a_distance(first: str, second: str, third: str, seed: int) -> None:
     a, b, c = (known(family, 10, seed) for family in (first, second, third))

@@ -81,7 +81,7 @@ def test_infinite_distances_are_refused() -> None:
         diagrams(np.array([[0.0, np.inf], [np.inf, 0.0]]))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
 def test_distances_between_diagrams_are_those_of_the_best_assignment(a: int, b: int) -> None:
     left, right = diagrams(network(a)).h1, diagrams(network(b)).h1
@@ -90,7 +90,7 @@ def test_distances_between_diagrams_are_those_of_the_best_assignment(a: int, b: 
     assert wasserstein(left, left) == pytest.approx(0.0, abs=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.floats(0.01, 5.0))
 def test_diagrams_move_no_further_than_distances(seed: int, most: float) -> None:
     calm = network(seed)

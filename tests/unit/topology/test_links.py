@@ -92,7 +92,7 @@ def test_what_no_link_can_be_is_refused(wrong: dict[str, float]) -> None:
         Probe("a", "a")
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(families, seeds)
 def test_the_order_of_reports_does_not_matter(family: str, seed: int) -> None:
     network = made_up(family, 14, seed)
@@ -103,7 +103,7 @@ def test_the_order_of_reports_does_not_matter(family: str, seed: int) -> None:
     assert (links.rtt_factor == again.rtt_factor).all()
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(families, seeds)
 def test_names_matter_far_less_than_the_error_bars(family: str, seed: int) -> None:
     network = made_up(family, 20, seed)
@@ -122,7 +122,7 @@ def test_names_matter_far_less_than_the_error_bars(family: str, seed: int) -> No
     assert np.allclose(there, links.bytes_per_s[others], rtol=1e-3)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 @given(families, seeds)
 def test_error_bars_hold_the_truth(family: str, seed: int) -> None:
     network = made_up(family, 40, seed)
