@@ -19,12 +19,12 @@ import tempfile
 import time
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.reporting import save
+from benchmarks.shapes import tinyllama, write_model
 from benchmarks.wires import NAMES, OPENINGS, compare
 from shardline.cli.demo import shipped_model
 from shardline.core.spans import Span
@@ -184,19 +184,10 @@ def texts(prompts: int, tokens: int) -> tuple[dict[str, Any], list[tuple[str, st
 
 def steps(dtype: torch.dtype) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
     """Milliseconds of a block for one token, as it is and in 8 bits in turn."""
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=2_048,
-        intermediate_size=5_632,
-        num_hidden_layers=2,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        max_position_embeddings=4_096,
-        dtype="bfloat16",
-    )
+    config = tinyllama(blocks=2, vocabulary=512, positions=4_096)
     name, found = str(dtype).removeprefix("torch."), dict[str, Any]()
     with tempfile.TemporaryDirectory() as folder:
-        cast("Any", LlamaForCausalLM(config)).save_pretrained(folder)
+        write_model(config, Path(folder), dtype)
         chains = [Chain(Path(folder), kind, dtype) for kind in (PagedLayer, INT8)]
         for context in CONTEXTS:
             prompt = torch.randint(3, 500, (1, context))

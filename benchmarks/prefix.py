@@ -13,12 +13,12 @@ import argparse
 import statistics
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.reporting import save
+from benchmarks.shapes import tinyllama, write_model
 from shardline.cli.local import local_swarm
 from shardline.core.spans import Span
 
@@ -30,22 +30,6 @@ OWN_TOKENS = 16
 NEW_TOKENS = 4
 AGAIN = 2
 GOAL = 10.0
-
-
-def make(place: Path) -> None:
-    """A Llama with blocks of TinyLlama's shape and a small vocabulary."""
-    config = LlamaConfig(
-        vocab_size=4_096,
-        hidden_size=2_048,
-        intermediate_size=5_632,
-        num_hidden_layers=BLOCKS,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        max_position_embeddings=8_192,
-        dtype="float32",
-    )
-    cast("Any", torch).manual_seed(0)
-    cast("Any", LlamaForCausalLM(config)).save_pretrained(place)
 
 
 def read(model: SwarmModel, prompt: torch.Tensor) -> tuple[list[int], Generation]:
@@ -89,7 +73,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="shardline-prefix-") as folder:
-        make(Path(folder))
+        config = tinyllama(blocks=BLOCKS, vocabulary=4_096, positions=8_192)
+        write_model(config, Path(folder), torch.float32)
         found = measure(Path(folder), asked.sessions, asked.tokens)
     first, *later = found["first_token_s"]
     unshared = statistics.median(found["unshared_first_token_s"])

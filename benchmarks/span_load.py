@@ -24,9 +24,9 @@ from typing import Any, cast
 import psutil
 import torch
 from safetensors import safe_open
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.reporting import save
+from benchmarks.shapes import tinyllama, write_model
 from shardline.cli.local import local_swarm
 from shardline.core.spans import Span
 
@@ -44,23 +44,6 @@ model.generate(torch.ones(1, 64, dtype=torch.long), max_new_tokens=4, min_new_to
 import psutil
 print(json.dumps(psutil.Process().memory_info().rss))
 """
-
-
-def big_model(folder: Path) -> None:
-    """TinyLlama's shape with random weights, in files of half a gigabyte."""
-    config = LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=22,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        max_position_embeddings=2048,
-    )
-    torch.set_default_dtype(torch.bfloat16)
-    model: Any = LlamaForCausalLM(config)
-    torch.set_default_dtype(torch.float32)
-    model.save_pretrained(folder, max_shard_size="500MB")
 
 
 def forget_pages(folder: Path) -> None:
@@ -91,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = keep or Path(scratch)
         if not (folder / "config.json").exists():
-            big_model(folder)
+            write_model(tinyllama(blocks=22, vocabulary=32_000), folder, torch.bfloat16)
         forget_pages(folder)
         plain_s, size = read_s(folder)
         whole = subprocess.run(

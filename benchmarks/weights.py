@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
+from transformers import MixtralConfig
 
 from benchmarks.reporting import save
+from benchmarks.shapes import tinyllama, write_model
 from shardline.core.spans import Span
 from shardline.model import KINDS, LoadedSpan, Weights, kind_named, load_span, trace
 from shardline.model.int8 import MixedInt8
@@ -36,14 +37,6 @@ SESSIONS = (1, 4, 8, 16)
 HIDDEN = 2048
 HEAD = 64
 CPU = torch.device("cpu")
-LLAMA: dict[str, Any] = {
-    "hidden_size": HIDDEN,
-    "intermediate_size": 5632,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "num_hidden_layers": BLOCKS,
-    "vocab_size": 64,
-}
 MIXTRAL_8X22B: dict[str, Any] = {
     "hidden_size": 6144,
     "intermediate_size": 16384,
@@ -58,10 +51,7 @@ Row = tuple[str, str, str]
 
 def made(config: PreTrainedConfig, folder: Path) -> ChainPlan:
     """A checkpoint of random weights in bfloat16."""
-    typeless: Any = torch
-    typeless.manual_seed(0)
-    typeless = AutoModelForCausalLM
-    typeless.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    write_model(config, folder, torch.bfloat16)
     return trace(folder)
 
 
@@ -156,7 +146,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        plan = made(LlamaConfig(**LLAMA), folder / "llama")
+        plan = made(tinyllama(blocks=BLOCKS, vocabulary=64), folder / "llama")
         spans: dict[str, LoadedSpan] = {}
         loads: dict[str, dict[str, float]] = {}
         for name in ("bf16", *KINDS):

@@ -16,13 +16,12 @@ from shardline.cli.demo import shipped_model
 from shardline.cli.local import LocalSwarm, local_swarm
 from shardline.client import Mended
 from shardline.core.errors import CacheFull, ShardlineError, Unsupported
-from shardline.core.ids import NodeId
 from shardline.core.spans import Span
 from tests.support.scenes import Scene, alone, greedy, parts
 
 TOKENS = 40
 NOTICE_S = 10.0
-LINKS_S = 15.0
+LINKS_S = 60.0
 POLL_S = 0.05
 ESTABLISHED = "01"
 """As /proc says it."""
@@ -120,24 +119,26 @@ def test_a_lone_node_that_is_cut_off_is_missed_by_name_and_rejoins_by_itself(
     assert isinstance(lone.told[-1], Mended)
 
 
-def test_corrupted_bytes_break_links_and_not_the_text(pairs: Cabled, golden: list[int]) -> None:
-    strike = FAULTS["corrupt"].strike
-    assert pairs.write(12, lambda: strike(pairs.field, pairs.name(0))) == golden
-
-
-def test_a_link_between_two_nodes_that_broke_is_there_again(lone: Cabled) -> None:
+def test_a_link_between_two_nodes_that_broke_is_there_again(
+    lone: Cabled, golden: list[int]
+) -> None:
     """Only this one link breaks: both nodes stay linked to everybody else."""
     lone.write()
-    pair = {hop.node for hop in lone.model.chain[:2]}
-    assert links_come_to_be(lone, pair), "they never were linked"
     names = lone.name(0), lone.name(1)
     (cables, first), (_, second) = map(lone.field.cable, names)
     before = connections(lone, *names)
     assert before, "they had no link of their own"
-    cables.spoil(first, second)
+    cables.reset(first, second)
     assert_soon(lambda: not before & connections(lone, *names), "the link did not break")
     assert_soon(lambda: bool(connections(lone, *names)), "nobody dialled again")
-    assert links_come_to_be(lone, pair), "it carries nothing"
+    assert lone.write() == golden  # nobody else could send it from the one to the other
+
+
+def test_corrupted_bytes_break_links_and_not_the_text(pairs: Cabled, golden: list[int]) -> None:
+    """The last of these nodes' tests: zenoh may end some of them for it (decision 0002)."""
+    strike = FAULTS["corrupt"].strike
+    assert pairs.write(12, lambda: strike(pairs.field, pairs.name(0))) == golden
+    assert any(isinstance(news, Mended) for news in pairs.told), "no link broke"
 
 
 def connections(scene: Cabled, one: str, other: str) -> set[tuple[int, int]]:
@@ -145,11 +146,7 @@ def connections(scene: Cabled, one: str, other: str) -> set[tuple[int, int]]:
     found: set[tuple[int, int]] = set()
     for dialler, dialled in ((one, other), (other, one)):
         process, (_, place) = scene.local.processes[dialler], scene.field.cable(dialled)
-        try:
-            text = Path(f"/proc/{process.pid}/net/tcp").read_text()
-        except FileNotFoundError:
-            pytest.xfail("zenoh fell over in native code under corrupted bytes (decision 0002)")
-        for line in text.splitlines()[1:]:
+        for line in Path(f"/proc/{process.pid}/net/tcp").read_text().splitlines()[1:]:
             _, near, far, state, *_ = line.split()
             ports = tuple(int(end.rpartition(":")[2], 16) for end in (near, far))
             if state == ESTABLISHED and ports[1] == int(place.listen.rpartition(":")[2]):
@@ -163,14 +160,3 @@ def assert_soon(condition: Callable[[], bool], text: str) -> None:
     while not condition():
         assert time.monotonic() < deadline_s, text
         time.sleep(POLL_S)
-
-
-def links_come_to_be(scene: Cabled, pair: set[NodeId]) -> bool:
-    """Whether two nodes come to say, in time, that they reach each other."""
-    deadline_s = time.monotonic() + LINKS_S
-    while time.monotonic() < deadline_s:
-        records = [one for one in scene.local.swarm.nodes_now() if one.node in pair]
-        if all(pair - {one.node} <= one.links.keys() for one in records):
-            return True
-        time.sleep(POLL_S)
-    return False

@@ -17,7 +17,7 @@ import os
 import random
 import socket
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from shardline.core.errors import Unsupported
@@ -88,12 +88,13 @@ class Cables:
         """Whatever comes at once takes so much longer, each way, and goes at this rate."""
         self._order("slow", place, lag=(latency_s, 1 / bytes_per_s))
 
-    def spoil(self, place: Place, other: Place | None = None) -> None:
-        """Every connection that is open now has one bit of the next bytes flipped, each way.
+    def spoil(self, place: Place, other: Place) -> None:
+        """Every connection between the two that is open now has one bit flipped, each way."""
+        self._order("spoil", place, other)
 
-        With `other`, only those between the two.
-        """
-        self._order("spoil", *([place] if other is None else [place, other]))
+    def reset(self, place: Place, other: Place) -> None:
+        """Every connection between the two that is open now is reset, as by a router between."""
+        self._order("reset", place, other)
 
     def heal(self, place: Place) -> None:
         """The cable is as it was; what waits in it goes on."""
@@ -203,6 +204,8 @@ class _Link:
     way: tuple[_Cable, _Cable]
     spoilt: int = 0
     """How often; each direction sees to it that it spoils as many times."""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """It is reset."""
 
 
 class _Carrier:
@@ -273,6 +276,10 @@ class _Carrier:
                 for link in self._links:
                     if link.ends.issuperset(places):
                         link.spoilt += 1
+            case "reset":
+                for link in self._links:
+                    if link.ends.issuperset(places):
+                        link.over.set()
             case _:
                 cable.lag = NO_LAG
                 cable.whole.set()
@@ -300,19 +307,27 @@ class _Carrier:
                 await asyncio.get_running_loop().sock_connect(far, address)
                 self._links.append(link)
                 try:
-                    await _first_to_end(_pump(near, far, link), _pump(far, near, link))
+                    pumps = _pump(near, far, link), _pump(far, near, link)
+                    await _first_to_end(*pumps, _reset(near, far, link))
                 finally:
                     self._links.remove(link)
 
 
-async def _first_to_end(*pumps: Coroutine[None, None, None]) -> None:
-    tasks = [asyncio.ensure_future(pump) for pump in pumps]
+async def _first_to_end(*ways: Coroutine[None, None, None]) -> None:
+    tasks = [asyncio.ensure_future(way) for way in ways]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _reset(near: socket.socket, far: socket.socket, link: _Link) -> None:
+    """Once it is asked for, end the connection so that both ends hear of a reset."""
+    await link.over.wait()
+    for end in (near, far):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 async def _pump(near: socket.socket, far: socket.socket, link: _Link) -> None:

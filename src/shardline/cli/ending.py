@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from shardline.core.errors import BadInput, ShardlineError
+from shardline.core.errors import BadInput, ShardlineError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,5 @@ def _known(error: BaseException) -> ShardlineError | None:
 
 
 def _say(text: str, code: int) -> int:
-    """On one line, without what a peer's words might do to a terminal."""
-    line = "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
-    click.echo(f"shardline: {line}", err=True)
+    click.echo(f"shardline: {one_line(text)}", err=True)
     return code

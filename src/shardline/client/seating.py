@@ -10,7 +10,7 @@ import msgspec
 
 from shardline.client.prefixes import along
 from shardline.client.surroundings import Need
-from shardline.core.errors import BadInput, NodeLost, ShardlineError
+from shardline.core.errors import BadInput, CacheFull, NodeLost, ShardlineError
 from shardline.core.ids import short
 from shardline.wire import Close, Open, Reroute
 
@@ -62,6 +62,12 @@ class Seating:
     def need(self, before: NodeId | None, after: NodeId | None) -> Need:
         """What a chain of seats is for, between these two nodes."""
         return Need(self.rows * self.tokens, self._session, before, after)
+
+    def check_room(self, rows: int, tokens: int) -> None:
+        """Raise CacheFull unless the seats are for so many sequences, and for this many tokens."""
+        if rows != self.rows or tokens > self.tokens:
+            asked, room = f"{rows} x {tokens}", f"{self.rows} x {self.tokens}"
+            raise CacheFull(f"a step to {asked} tokens, but {room} were reserved")
 
     def encoder(self, to: NodeId) -> Encoder:
         """What writes hidden states for this node."""

@@ -20,7 +20,6 @@ from shardline.client.standby import Standbys
 from shardline.client.surroundings import EXACT, ChainBroken, Mended
 from shardline.core.errors import (
     BadInput,
-    CacheFull,
     NodeLost,
     NotCovered,
     PeerFault,
@@ -161,11 +160,7 @@ class RemoteSession:
         CacheFull beyond what the session was opened for, ChainBroken when nodes could not be
         replaced within PATIENCE_S, StepTimeout.
         """
-        asked, room = (rows, self._filled + tokens), (self._seating.rows, self._seating.tokens)
-        if asked[0] != room[0] or asked[1] > room[1]:
-            raise CacheFull(
-                f"a step to {asked[0]} x {asked[1]} tokens, but {room[0]} x {room[1]} were reserved"
-            )
+        self._seating.check_room(rows, self._filled + tokens)
         self._look_around()
         if self._broken():
             await self._mend_all()
@@ -219,10 +214,7 @@ class RemoteSession:
         self._seating.wake()
 
     def _failed(self, peer: NodeId, message: Failed) -> None:
-        text = "".join(
-            sign if sign.isprintable() else "?" for sign in " ".join(message.text.split())
-        )
-        error = remote_error(message.kind, text)  # one line, whatever a peer wrote
+        error = remote_error(message.kind, message.text)
         if message.step is None and self._seating.refused(peer, error):
             return
         if message.about is not None and self._standbys.is_fed_by(peer, message.about):

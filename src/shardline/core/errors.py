@@ -43,6 +43,7 @@ __all__ = [
     "TryElsewhere",
     "TryLater",
     "Unsupported",
+    "one_line",
     "remote_error",
 ]
 
@@ -162,6 +163,14 @@ _REMOTE = {
 }
 
 
+def one_line(text: str) -> str:
+    """A text, whoever wrote it, on one line and without what it might do to a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
+
+
 def remote_error(name: str, text: str) -> ShardlineError:
-    """The error a node answered with; a name we do not know (a newer node's) is a TryElsewhere."""
-    return _REMOTE.get(name, TryElsewhere)(text)
+    """The error a node answered with, its text on one line, whatever the node wrote.
+
+    A name we do not know (a newer node's) is a TryElsewhere.
+    """
+    return _REMOTE.get(name, TryElsewhere)(one_line(text))

@@ -28,6 +28,10 @@ def test_an_answered_error_keeps_its_kind_and_text() -> None:
     assert str(error) == "100 were asked, 7 are free"
 
 
+def test_an_answered_text_is_one_line_that_cannot_move_a_cursor() -> None:
+    assert str(remote_error("StepFailed", " two\nlines \x1b[2J")) == "two lines ?[2J"
+
+
 @pytest.mark.parametrize("name", ["SystemExit", "BadInput", "", "NewerError"])
 def test_an_unknown_name_is_only_a_reason_to_try_elsewhere(name: str) -> None:
     assert type(remote_error(name, "x")) is TryElsewhere

@@ -73,9 +73,13 @@ def slow(stage: Field, name: str) -> Callable[[], None]:
 
 
 def corrupt(stage: Field, name: str) -> Callable[[], None]:
-    """One flipped bit in each of the node's connections, each way: TLS ends them all."""
+    """One flipped bit in each of the node's connections to others, each way: TLS ends them.
+
+    Not in the caller's: who hears of it may fall over (decision 0002), and this process is it.
+    """
     cables, place = stage.cable(name)
-    cables.spoil(place)
+    for other in stage.local.processes.keys() - {name}:
+        cables.spoil(place, stage.cable(other)[1])
     return lambda: None
 
 

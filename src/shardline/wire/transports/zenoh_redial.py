@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Redial"]
 
 WATCH_S: Final = 0.5
-"""Between two looks at our links, unless `look_soon` asks for one. They are looked at, not listened
-to: a node fell over on a thread of zenoh's while a listener was declared there (decision 0002)."""
+"""Between two looks at our links, unless `look_soon` asks for one."""
 PAUSE_S: Final = 0.2
 """Before the first try: the other end, or zenoh itself, may be quicker."""
 PAUSE_MAX_S: Final = 30.0
@@ -128,7 +127,9 @@ class Redial:
         try:
             while time.monotonic() < deadline_s and not self._stopped.wait(POLL_S):
                 others = _peers(beside) - {str(self._session.zid())}
-                if others and others <= _peers(self._session):
+                if not others:
+                    return set()  # that link broke too, and is not dialled again
+                if others <= _peers(self._session):
                     return others
             return set()
         finally:
