@@ -46,7 +46,6 @@ class Chain:
         plan = trace(shipped_model())
         self._spans = [load_span(plan, span, dtype=dtype, device=CPU) for span in spans]
         self._wires = wires
-        self._links = tuple(link.output for link in plan.links)
         self._caches: weakref.WeakKeyDictionary[Cache, list[Any]] = weakref.WeakKeyDictionary()
         self.ends: Any = load_ends(plan, self._run, dtype=dtype, device=CPU)
 
@@ -61,8 +60,7 @@ class Chain:
             crossed = unpack(pack(out.to_tree(), out.carried, wire))
             out = span.run(Crossing.from_tree(crossed), own)
         assert isinstance(out, Returned)
-        hidden = out.carried(self._links)
-        return Returned.from_tree(unpack(pack(out.to_tree(), hidden, self._wires[-1])))
+        return Returned.from_tree(unpack(pack(out.to_tree(), out.carried, self._wires[-1])))
 
     def text(self, prompt: torch.Tensor, tokens: int) -> list[int]:
         """What it writes after the prompt, greedily; a text that has an end may end."""

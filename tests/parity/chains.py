@@ -10,7 +10,7 @@ import torch
 
 from shardline.codec import pack, unpack
 from shardline.core.spans import Span
-from shardline.model import Crossing, LoadedSpan, Returned, SpanCache, load_span
+from shardline.model import Crossing, LoadedSpan, Returned, SessionCache, load_span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,11 +36,11 @@ class LocalChain:
     def __init__(
         self,
         spans: list[LoadedSpan],
-        new_cache: Callable[[LoadedSpan], SpanCache] = LoadedSpan.new_cache,
+        new_cache: Callable[[LoadedSpan], SessionCache] = LoadedSpan.new_cache,
     ) -> None:
         self.spans = spans
         self.new_cache = new_cache
-        self.sessions: WeakKeyDictionary[Cache, list[SpanCache]] = WeakKeyDictionary()
+        self.sessions: WeakKeyDictionary[Cache, list[SessionCache]] = WeakKeyDictionary()
         self.bytes_moved = 0
         self.steps = 0
 
@@ -50,19 +50,30 @@ class LocalChain:
         return cls([load_span(plan, span, dtype=dtype, device=CPU) for span in cuts])
 
     def __call__(self, cache: Cache | None, crossing: Crossing) -> Returned:
-        caches: list[SpanCache | None] = [None] * len(self.spans)
+        spans = self._spans(crossing)
+        caches: list[SessionCache | None] = [None] * len(spans)
         if cache is not None:
             if cache not in self.sessions:
-                self.sessions[cache] = [self.new_cache(span) for span in self.spans]
+                self.sessions[cache] = [self.new_cache(span) for span in spans]
             caches = list(self.sessions[cache])
         result: Crossing | Returned = crossing
         self.steps += 1
-        for span, held in zip(self.spans, caches, strict=True):
+        for span, held in zip(spans, caches, strict=True):
             result = self.step(span, Crossing.from_tree(self.through_bytes(result)), held)
         return Returned.from_tree(self.through_bytes(result))
 
+    def _spans(self, crossing: Crossing) -> list[LoadedSpan]:
+        """Those that the chain of this step goes through, cut where it ends."""
+        first, stop = crossing.start, crossing.start + len(crossing.order)
+        cuts = [(max(s.span.start, first), min(s.span.stop, stop), s) for s in self.spans]
+        return [
+            span if span.span == Span(start, end) else span.part(Span(start, end))
+            for start, end, span in cuts
+            if start < end
+        ]
+
     def step(
-        self, span: LoadedSpan, crossing: Crossing, cache: SpanCache | None
+        self, span: LoadedSpan, crossing: Crossing, cache: SessionCache | None
     ) -> Crossing | Returned:
         return span.run(crossing, cache)
 

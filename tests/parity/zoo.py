@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 import safetensors.torch
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ZOO", "Tiny", "make", "named", "read_tensors", "write_tensors"]
+__all__ = ["ZOO", "Tiny", "enliven", "make", "named", "read_tensors", "write_tensors"]
 
 BLOCKS = 4
 COMMON: dict[str, Any] = {
@@ -50,6 +50,8 @@ class Tiny:
     fields: dict[str, Any] = field(default_factory=dict[str, Any])
     without: tuple[str, ...] = ()
     """Fields of COMMON that this config does not know."""
+    auto: str = "AutoModelForCausalLM"
+    """The class of Transformers that makes the model of its config."""
 
     def make_config(self) -> PreTrainedConfig:
         kept = {key: value for key, value in COMMON.items() if key not in self.without}
@@ -151,19 +153,25 @@ def named(name: str) -> Tiny:
 
 def make(tiny: Tiny, directory: Path, *, seed: int = 0, shard_size: str = "1GB") -> PreTrainedModel:
     """The whole model in float32 with seeded, lively weights; saved in this directory."""
-    typeless: Any = AutoModelForCausalLM
-    generator = torch.Generator().manual_seed(seed)
+    typeless: Any = getattr(transformers, tiny.auto)
     model = cast("PreTrainedModel", typeless.from_config(tiny.make_config()))
+    enliven(model, seed)
+    typeless = model.eval()
+    typeless.save_pretrained(directory, max_shard_size=shard_size)
+    return model
+
+
+def enliven(model: PreTrainedModel, seed: int = 0) -> None:
+    """Give a model seeded weights that are wide enough for what goes in to matter."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.dim() > 1:
-                parameter.copy_(noise * 2.0 / parameter.shape[-1] ** 0.5)
+                inputs = parameter[0].numel() if parameter.dim() > 3 else parameter.shape[-1]
+                parameter.copy_(noise * 2.0 / inputs**0.5)
             else:
                 parameter.add_(noise * 0.1)
-    typeless = model.eval()
-    typeless.save_pretrained(directory, max_shard_size=shard_size)
-    return model
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:

@@ -43,7 +43,7 @@ class NodesHere:
         blocks: str = "auto",
         *,
         memory_bytes: int = 2**30,
-        dtype: str = "float32",
+        dtype: str | None = "float32",
         weights: Kind | None = None,
         cache: type[PagedLayer] = PagedLayer,
         pace: Pace | None = None,
@@ -105,9 +105,12 @@ def swarm_here(model: Path) -> Generator[NodesHere]:
 
 @contextlib.contextmanager
 def nodes_here(
-    model: Path, spans: Sequence[Span], *, memory_bytes: int = 2**30, dtype: str = "float32"
+    model: Path, spans: Sequence[Span], *, memory_bytes: int = 2**30, dtype: str | None = "float32"
 ) -> Generator[Swarm]:
-    """A caller's view of a swarm whose nodes serve these spans from this process."""
+    """A caller's view of a swarm whose nodes serve these spans from this process.
+
+    A cut graph has a dtype of its own: None.
+    """
     with swarm_here(model) as nodes:
         for index, span in enumerate(spans):
             nodes.start(f"node-{index}", str(span), memory_bytes=memory_bytes, dtype=dtype)

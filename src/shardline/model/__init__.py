@@ -1,36 +1,54 @@
 """Cut a decoder into spans of blocks, or any module into stages, and run them apart unchanged."""
 
 from shardline.model.caches import CACHES, SpanCache, cache_in
-from shardline.model.chain import ChainPlan, Link
-from shardline.model.crossing import Call, Crossing, Returned
+from shardline.model.chain import Chain, ChainPlan
+from shardline.model.cross import CrossCache, SessionCache
+from shardline.model.crossing import STEP_TOKENS, Call, Crossing, Returned
 from shardline.model.cutting import led_by, split
 from shardline.model.ends import RunBlocks, load_ends
 from shardline.model.fingerprints import config_fingerprint, fingerprint
 from shardline.model.ghost import cache_length
 from shardline.model.graph import (
+    GRAPH_TERMS,
+    AnyCrossing,
     Graph,
+    GraphPlan,
     Live,
+    LoadedStages,
     Outline,
     Pieces,
     Program,
+    Sample,
     Signature,
     Stage,
+    StageCrossing,
+    StageNote,
     StageOutline,
+    Value,
+    Values,
     build_on_shapes,
     capture,
     cut_graph,
     example_inputs,
     graph_pieces,
+    is_graph,
     load_signature,
     load_stage,
+    load_stages,
+    open_graph,
     outline,
     place_evenly,
     run_stages,
+    save_graph,
     save_signature,
     save_stage,
+    stage_rate,
+    told,
+    with_rows,
 )
 from shardline.model.library import adopt_threads, computing_thread, quiet
 from shardline.model.pages import PAGE_TOKENS, PagedLayer, Pages
+from shardline.model.pictures import load_pictures
 from shardline.model.profiles import (
     BlockKind,
     Line,
@@ -45,40 +63,57 @@ from shardline.model.profiles import (
 from shardline.model.profiling import decode_rate, measure_profile, setup_of
 from shardline.model.quantising import KINDS, Weights, kind_named
 from shardline.model.resolving import resolve
-from shardline.model.route import find_chain
+from shardline.model.route import model_class, model_config
+from shardline.model.sentences import POOLINGS, Pooling, read_pooling
 from shardline.model.span import LoadedSpan, load_span
+from shardline.model.speech import load_speech
 from shardline.model.tokenizer import load_tokenizer
 from shardline.model.tracing import trace
 from shardline.model.weights import Kind
+from shardline.model.whole import load_whole
 
 __all__ = [
     "CACHES",
+    "GRAPH_TERMS",
     "KINDS",
     "PAGE_TOKENS",
+    "POOLINGS",
+    "STEP_TOKENS",
+    "AnyCrossing",
     "BlockKind",
     "Call",
+    "Chain",
     "ChainPlan",
+    "CrossCache",
     "Crossing",
     "Graph",
+    "GraphPlan",
     "Kind",
     "Line",
-    "Link",
     "Live",
     "LoadedSpan",
+    "LoadedStages",
     "Outline",
     "PagedLayer",
     "Pages",
     "Pieces",
+    "Pooling",
     "Profile",
     "Program",
     "Returned",
     "RunBlocks",
+    "Sample",
+    "SessionCache",
     "Setup",
     "Signature",
     "SpanCache",
     "Stage",
+    "StageCrossing",
+    "StageNote",
     "StageOutline",
     "Timing",
+    "Value",
+    "Values",
     "Weights",
     "adopt_threads",
     "build_on_shapes",
@@ -90,29 +125,41 @@ __all__ = [
     "cut_graph",
     "decode_rate",
     "example_inputs",
-    "find_chain",
     "fingerprint",
     "fit",
     "graph_pieces",
+    "is_graph",
     "keep_profile",
     "kept_profile",
     "kind_named",
     "led_by",
     "load_ends",
+    "load_pictures",
     "load_signature",
     "load_span",
+    "load_speech",
     "load_stage",
+    "load_stages",
     "load_tokenizer",
+    "load_whole",
     "measure_profile",
+    "model_class",
+    "model_config",
     "newest_profile",
+    "open_graph",
     "outline",
     "place_evenly",
     "quiet",
+    "read_pooling",
     "resolve",
     "run_stages",
+    "save_graph",
     "save_signature",
     "save_stage",
     "setup_of",
     "split",
+    "stage_rate",
+    "told",
     "trace",
+    "with_rows",
 ]

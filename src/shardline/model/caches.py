@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shardline.core.spans import Span
     from shardline.model.trees import Leaf
 
-__all__ = ["CACHES", "SpanCache", "cache_in"]
+__all__ = ["CACHES", "SpanCache", "cache_in", "layer_bytes"]
 
 CACHES: Final[dict[str, type[PagedLayer]]] = {"int8": Int8Layer}
 """Ways to keep keys and values in fewer bits. To add one: its file, and a line here."""
@@ -69,6 +69,11 @@ class SpanCache(DynamicCache):
         return self.tokens
 
     @property
+    def held_tokens(self) -> int:
+        """Tokens whose keys and values are held of each row: all that were seen."""
+        return self.tokens
+
+    @property
     def keeps_all(self) -> bool:
         """Whether each layer keeps every key and value that it was given, and nothing else."""
         return all(isinstance(layer, PagedLayer | DummyLayer) for layer in self.layers)
@@ -104,10 +109,11 @@ class SpanCache(DynamicCache):
     @property
     def memory_bytes(self) -> int:
         """Bytes of all of the session's own tensors, as far as they are filled."""
-        return sum(map(_layer_bytes, self.layers))
+        return sum(map(layer_bytes, self.layers))
 
 
-def _layer_bytes(layer: object) -> int:
+def layer_bytes(layer: object) -> int:
+    """Bytes of the tensors that a layer holds, as far as they are filled."""
     if isinstance(layer, PagedLayer):
         return layer.memory_bytes
     fields: dict[str, Any] = vars(layer)

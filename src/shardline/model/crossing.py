@@ -4,34 +4,65 @@ A crossing is pure data: the values that each block hands to the next (`carried`
 block still ahead the other inputs that the caller's own forward gave it (`calls`). Masks and
 rotary tables differ from layer to layer in many architectures, so each block has its call; equal
 calls are kept once. In a call, `Marker("carried", k)` stands where the carried values go in and
-`Marker("cache")` where the node's own cache goes in.
+`Marker("cache")` where the node's own cache goes in. An encoder's states, which every step of a
+decoder is given, cross in a session's first step only: nodes keep them, and `Marker("kept", k)`
+stands for them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
 
 import torch
 
 from shardline.codec import Marker
 from shardline.core.errors import PeerFault
-from shardline.model.trees import Leaf, Path, Tree, get, leaves
+from shardline.model.strides import laid, order_of
+from shardline.model.trees import Leaf, Path, Tree, get, leaves, map_leaves
 
-__all__ = ["CACHE", "Call", "Crossing", "Returned", "carried_marker"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "CACHE",
+    "STEP_TOKENS",
+    "Call",
+    "Crossing",
+    "End",
+    "Returned",
+    "carried_marker",
+    "kept_marker",
+    "tensors_at",
+    "width_of",
+]
 
 CACHE: Final = Marker("cache")
 """Stands for the session's cache, which never crosses a link."""
 
 BLOCKS_MAX: Final = 4096
 CARRIED_MAX: Final = 8
-RANK: Final = 3
-"""Batch, tokens, width."""
+RANKS: Final = range(2, 5)
+"""(tokens, width), (batch, tokens, width) or (batch, channels, height, width)."""
+TEXT_RANK: Final = 3
+STEP_TOKENS: Final = 128
+"""What a step counts in an engine if it is not of tokens: as many as have a round of their own."""
 
 
 def carried_marker(index: int) -> Marker:
     """Stands for the carried value of this index."""
     return Marker("carried", index)
+
+
+def kept_marker(index: int) -> Marker:
+    """Stands for the encoder's states of this index."""
+    return Marker("kept", index)
+
+
+_MARKERS: Final = frozenset(
+    {CACHE} | {make(at) for make in (carried_marker, kept_marker) for at in range(CARRIED_MAX)}
+)
+"""All that may stand in a call."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,18 +73,37 @@ class Call:
     kwargs: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """A tensor that a chain's last block gives back."""
+
+    path: Path
+    """Where it is in that block's output."""
+    rank: int
+    width: int | None
+    """As `width_of` has it; None where nobody knows which of its sizes stay."""
+    like: int | None
+    """The carried value of the chain's first block whose very shape it has."""
+    dtype: torch.dtype | None = None
+    """None for that of what was sent. Mamba's blocks give float32 whatever they are given."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Crossing:
     """One step of a session, on its way to block `start`.
 
     `carried` are the values handed over, mostly one hidden state (batch, tokens, width);
-    `order[i]` says which of `calls` block `start + i` gets, to the end of the chain.
+    `order[i]` says which of `calls` block `start + i` gets, to the end of the chain. What shall
+    come back, `ends`, is the caller's to know and crosses no link.
     """
 
     start: int
     carried: tuple[torch.Tensor, ...]
     calls: tuple[Call, ...]
     order: tuple[int, ...]
+    ends: tuple[End, ...] = ()
+    kept: tuple[torch.Tensor, ...] = ()
+    """An encoder's states, each (batch, its tokens, width), in a session's first step."""
 
     @property
     def batch(self) -> int:
@@ -62,8 +112,34 @@ class Crossing:
 
     @property
     def tokens(self) -> int:
-        """New positions of each sequence in this step."""
-        return int(self.carried[0].shape[1])
+        """New positions of each sequence in this step; STEP_TOKENS where there are none."""
+        first = self.carried[0]
+        return int(first.shape[1]) if first.dim() == TEXT_RANK else STEP_TOKENS
+
+    @property
+    def kept_tokens(self) -> int:
+        """Tokens of an encoder's states whose keys and values each sequence's cache takes."""
+        return sum(int(states.shape[1]) for states in self.kept)
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens of each sequence that the step adds to a cache."""
+        return self.tokens + self.kept_tokens
+
+    def check(self, returned: Returned) -> None:
+        """Raise PeerFault unless this can be what the chain gives back for this step."""
+        back = tensors_at(returned.output, tuple(end.path for end in self.ends))
+        for end, tensor in zip(self.ends, back, strict=True):
+            sent = self.carried[0 if end.like is None else end.like]
+            shape = tuple(tensor.shape)
+            if end.like is not None:
+                fits = shape == tuple(sent.shape)
+            else:
+                fits = tensor.dim() == end.rank and end.width in (None, width_of(shape))
+                fits &= shape[:1] in ((1,), tuple(sent.shape[:1]))
+            if not fits or tensor.dtype != (end.dtype or sent.dtype):
+                what = f"{tuple(sent.shape)} of {sent.dtype}"
+                raise PeerFault(f"{shape} of {tensor.dtype} came back for {what}")
 
     def after(self, start: int, carried: tuple[torch.Tensor, ...]) -> Crossing:
         """The crossing on to block `start`; calls that no later block needs are left behind."""
@@ -71,7 +147,8 @@ class Crossing:
         kept = sorted(set(rest))
         place = {old: new for new, old in enumerate(kept)}
         calls = tuple(self.calls[old] for old in kept)
-        return Crossing(start, carried, calls, tuple(place[old] for old in rest))
+        order = tuple(place[old] for old in rest)
+        return Crossing(start, carried, calls, order, kept=self.kept)
 
     def to_tree(self) -> dict[str, Any]:
         """As plain data for the codec."""
@@ -79,24 +156,31 @@ class Crossing:
         return {
             "start": self.start,
             "carried": self.carried,
+            "lie": _lie(self.carried),
             "calls": calls,
             "order": self.order,
+            "kept": self.kept,
         }
 
     @classmethod
     def from_tree(cls, tree: Tree) -> Crossing:
         """Read what a peer sent; raises PeerFault for anything that `to_tree` does not make."""
-        start, carried, calls, order = _fields(tree, "start", "carried", "calls", "order")
+        names = ("start", "carried", "lie", "calls", "order", "kept")
+        start, carried, lie, calls, order, kept = _fields(tree, *names)
         if not _is_index(start) or start >= BLOCKS_MAX:
             raise PeerFault(f"a crossing to block {start!r}")
         if not _is_carried(carried):
-            raise PeerFault("a crossing without a hidden state of (batch, tokens, width)")
+            raise PeerFault("a crossing without hidden states of 2 to 4 dimensions")
+        if kept != () and not _is_kept(kept, carried[0].shape[0]):
+            raise PeerFault("a crossing with an encoder's states that are none")
         if not isinstance(calls, tuple) or not isinstance(order, tuple):
             raise PeerFault("a crossing whose calls or order is no tuple")
         if len(cast("tuple[Any, ...]", calls)) > len(cast("tuple[Any, ...]", order)):
             raise PeerFault("a crossing with more calls than blocks")
-        read = tuple(_call(call, len(carried)) for call in cast("tuple[Any, ...]", calls))
-        return cls(start, carried, read, _order(cast("tuple[Any, ...]", order), start, len(read)))
+        read = tuple(map(_call, cast("tuple[Any, ...]", calls)))
+        carried = tuple(_laid(carried, lie))
+        places = _order(cast("tuple[Any, ...]", order), start, len(read))
+        return cls(start, carried, read, places, kept=cast("tuple[torch.Tensor, ...]", kept))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,32 +188,76 @@ class Returned:
     """What the last block gave back, whole, as the architecture returns it."""
 
     output: Tree
+    places: tuple[Path, ...] = ()
+    """Where in it hidden states are, which a coarse codec may write; crosses no link itself."""
 
     def to_tree(self) -> dict[str, Any]:
         """As plain data for the codec."""
-        return {"output": self.output}
+        held = [leaf for _, leaf in leaves(self.output) if isinstance(leaf, torch.Tensor)]
+        return {"output": self.output, "lie": _lie(held)}
 
     @classmethod
     def from_tree(cls, tree: Tree) -> Returned:
         """Read what a peer sent; raises PeerFault for anything that `to_tree` does not make."""
-        (output,) = _fields(tree, "output")
+        output, lie = _fields(tree, "output", "lie")
+        held: list[torch.Tensor] = []
         for _, leaf in leaves(output):
             if isinstance(leaf, Marker) and leaf != CACHE:
                 raise PeerFault(f"a result with a marker {leaf.name!r}")
+            if isinstance(leaf, torch.Tensor):
+                held.append(leaf)
+        placed = iter(_laid(held, lie))
+        if lie:
+            output = map_leaves(
+                output, lambda _, x: next(placed) if isinstance(x, torch.Tensor) else x
+            )
         return cls(output)
 
-    def carried(self, links: tuple[Path, ...]) -> tuple[torch.Tensor, ...]:
-        """The values at these places; raises PeerFault where there is no tensor."""
-        found: list[torch.Tensor] = []
-        for path in links:
-            try:
-                leaf = get(self.output, path)
-            except (LookupError, TypeError):
-                leaf = None
-            if not isinstance(leaf, torch.Tensor):
-                raise PeerFault(f"a result without a tensor at {path}")
-            found.append(leaf)
-        return tuple(found)
+    @property
+    def carried(self) -> tuple[torch.Tensor, ...]:
+        """The hidden states in it; raises PeerFault where there is no tensor."""
+        return tensors_at(self.output, self.places)
+
+
+def tensors_at(tree: Tree, places: tuple[Path, ...]) -> tuple[torch.Tensor, ...]:
+    """What is at these places; raises PeerFault where there is no tensor."""
+    found: list[torch.Tensor] = []
+    for path in places:
+        try:
+            leaf = get(tree, path)
+        except (LookupError, TypeError):
+            leaf = None
+        if not isinstance(leaf, torch.Tensor):
+            raise PeerFault(f"a result without a tensor at {path}")
+        found.append(leaf)
+    return tuple(found)
+
+
+def width_of(shape: Sequence[int]) -> int:
+    """The size that is the same at every step of texts: of heads in four dimensions."""
+    return int(shape[1 if len(shape) == RANKS[-1] else -1])
+
+
+def _lie(tensors: Sequence[torch.Tensor]) -> tuple[tuple[int, ...], ...]:
+    """How they lie in memory, which bytes do not tell; empty where all lie row by row."""
+    if all(tensor.is_contiguous() for tensor in tensors):
+        return ()
+    orders = tuple(tuple(order_of(tensor)) for tensor in tensors)
+    return orders if any(orders) else ()
+
+
+def _laid(tensors: Sequence[torch.Tensor], lie: Leaf) -> list[torch.Tensor]:
+    """The same tensors as they lay where they came from."""
+    if not lie:
+        return list(tensors)
+    orders = cast("tuple[Any, ...]", lie) if isinstance(lie, tuple) else ()
+    if len(orders) != len(tensors) or not all(map(_is_order, orders)):
+        raise PeerFault("a tree that does not say how its tensors lie")
+    return [laid(t, order) if order else t for t, order in zip(tensors, orders, strict=True)]
+
+
+def _is_order(order: Leaf) -> bool:
+    return isinstance(order, tuple) and all(map(_is_index, cast("tuple[Any, ...]", order)))
 
 
 def _fields(tree: Tree, *names: str) -> list[Any]:
@@ -148,20 +276,24 @@ def _is_carried(value: Leaf) -> TypeGuard[tuple[torch.Tensor, ...]]:
     items = cast("tuple[Any, ...]", value)
     if not 0 < len(items) <= CARRIED_MAX:
         return False
-    if not all(isinstance(item, torch.Tensor) and item.dim() == RANK for item in items):
-        return False
-    tensors = cast("tuple[torch.Tensor, ...]", items)
-    size = tensors[0].shape[:2]
-    return all(t.is_floating_point() and t.numel() > 0 and t.shape[:2] == size for t in tensors)
+    return all(
+        isinstance(t, torch.Tensor) and t.dim() in RANKS and t.is_floating_point() and t.numel() > 0
+        for t in items
+    )
 
 
-def _call(tree: Tree, carried: int) -> Call:
+def _is_kept(value: Leaf, batch: int) -> bool:
+    return _is_carried(value) and all(
+        states.dim() == TEXT_RANK and states.shape[0] == batch for states in value
+    )
+
+
+def _call(tree: Tree) -> Call:
     pair = cast("tuple[Any, ...]", tree) if isinstance(tree, tuple) else ()
     if [type(part) for part in pair] != [tuple, dict]:
         raise PeerFault("a call that is no pair of positional and keyword inputs")
-    allowed = {CACHE, *(carried_marker(index) for index in range(carried))}
     for _, leaf in leaves(pair):
-        if isinstance(leaf, Marker) and leaf not in allowed:
+        if isinstance(leaf, Marker) and leaf not in _MARKERS:
             raise PeerFault(f"a call with a marker {leaf.name!r} {leaf.index}")
     return Call(*pair)
 

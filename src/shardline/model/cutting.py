@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from shardline.model.crossing import Call, Crossing, Returned
+from shardline.model.crossing import CACHE, Call, Crossing, Returned
 from shardline.model.merging import MASK_RANK, Cannot, is_tokenwise
-from shardline.model.trees import Leaf, Path, Tree, get, map_leaves
+from shardline.model.trees import Leaf, Path, Tree, get, leaves, map_leaves
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ def led_by(tokens: int, returned: Returned, given: int) -> Returned:
 def _part(crossing: Crossing, past: int, first: int, stop: int) -> Crossing:
     carried = tuple(tensor[:, first:stop] for tensor in crossing.carried)
     calls = tuple(_cut_call(call, crossing, past, first, stop) for call in crossing.calls)
-    return Crossing(crossing.start, carried, calls, crossing.order)
+    return Crossing(crossing.start, carried, calls, crossing.order, crossing.ends)
 
 
 def _cut_call(call: Call, crossing: Crossing, past: int, first: int, stop: int) -> Call:
@@ -76,6 +76,8 @@ def _cut_call(call: Call, crossing: Crossing, past: int, first: int, stop: int) 
     tree = call.args, call.kwargs
     if first > 0 and not _has(tree, MASK):
         raise Cannot("a block without a mask")
+    if CACHE not in [leaf for _, leaf in leaves(tree) if not isinstance(leaf, torch.Tensor)]:
+        raise Cannot("a step that leaves nothing for the next piece to see")
     return Call(*map_leaves(tree, piece))
 
 
@@ -107,4 +109,4 @@ def joined_tree(pieces: Sequence[Returned]) -> Returned:
             return leaf
         return torch.cat([get(piece.output, path) for piece in pieces], dim=min(1, leaf.dim() - 1))
 
-    return Returned(map_leaves(pieces[0].output, join))
+    return Returned(map_leaves(pieces[0].output, join), pieces[0].places)

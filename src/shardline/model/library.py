@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "adopt_threads",
-    "build_on_meta",
     "causal_class",
     "computing_thread",
     "quiet",
@@ -104,10 +103,3 @@ def text_config(config: PreTrainedConfig) -> PreTrainedConfig:
 def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The causal language model of this config; raises KeyError where there is none."""
     return cast("type[PreTrainedModel]", _auto_model._model_mapping[type(config)])  # noqa: SLF001
-
-
-def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The causal language model of this config, with shapes and no weights."""
-    with torch.device("meta"):
-        model = _auto_model.from_config(config, dtype=dtype, trust_remote_code=False)
-    return cast("PreTrainedModel", model)

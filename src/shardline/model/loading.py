@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.core_model_loading import apply_renamings
 
 from shardline.core.errors import CorruptWeights, Unsupported
 from shardline.model.files import WeightFiles
-from shardline.model.library import causal_class, quiet
+from shardline.model.library import quiet
+from shardline.model.route import model_class
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from shardline.model.chain import ChainPlan
 
-__all__ = ["BUILDING", "Part", "block_of", "drop_outside", "load_part"]
+__all__ = ["BUILDING", "Part", "block_of", "blocks_of", "drop_outside", "load_part"]
 
 BUILDING: Final = threading.Lock()
 """Held while Transformers builds a model's modules, and while blocks run: it changes the default
@@ -43,8 +45,21 @@ Loader = Any
 """A model class as Transformers makes it: with a `from_pretrained` that no type describes."""
 
 
+def blocks_of(plan: ChainPlan, names: list[str]) -> dict[str, int | None]:
+    """For these checkpoint names: which block of the model each belongs to, None for the ends."""
+    renamed = {name: apply_renamings(name, list(plan.renamings)) for name in names}
+    found: dict[str, int | None] = dict.fromkeys(names)
+    for chain in plan.chains:
+        block = block_of(chain.path, list(renamed.values()))
+        for name, own in renamed.items():
+            at = block(own)
+            if at is not None and at < len(chain.span):
+                found[name] = chain.span.start + at
+    return found
+
+
 def block_of(list_path: str, names: list[str]) -> Callable[[str], int | None]:
-    """For these checkpoint names: which block of the chain a name belongs to, None for the ends.
+    """For these names: which block of the list a name belongs to, None for all others.
 
     Checkpoints differ from the module tree in what comes before the list's own name (`h.0.x` for
     `transformer.h`), and other towers may have lists of the same name, so the prefix is the one
@@ -90,8 +105,8 @@ def load_part(
     for an architecture whose own loading looks into parts that are not there.
     """
     files = WeightFiles.of(plan.model_dir)
-    block = block_of(plan.list_path, list(files.places))
-    slices = files.open([name for name in files.places if wanted(block(name))])
+    blocks = blocks_of(plan, list(files.places))
+    slices = files.open([name for name, block in blocks.items() if wanted(block)])
     with _LOADING, quiet():
         try:
             loaded, report = _part_class(plan.config, part).from_pretrained(
@@ -133,7 +148,7 @@ def _part_class(config: PreTrainedConfig, part: Part) -> Loader:
 
     The name stays because Transformers looks some behaviour up by it.
     """
-    whole: Any = causal_class(config)
+    whole: Any = model_class(config)
 
     def init_context(_: Loader, *args: Loader, **kwargs: Loader) -> list[Loader]:
         return [BUILDING, *whole.get_init_context(*args, **kwargs)]
@@ -151,17 +166,22 @@ def _part_class(config: PreTrainedConfig, part: Part) -> Loader:
     return type(whole.__name__, (whole,), body)
 
 
-def drop_outside(model: PreTrainedModel, list_path: str) -> None:
-    """Replace all that holds weights outside the chain by modules that hold none."""
+def drop_outside(model: PreTrainedModel, list_paths: list[str]) -> None:
+    """Replace all that holds weights outside these lists by modules that hold none."""
+    lists = [f"{path}." for path in list_paths]
     dropped: list[str] = []
     for name in list(model.state_dict()):
         owner, _, leaf = name.rpartition(".")
-        if name.startswith(f"{list_path}.") or any(name.startswith(gone) for gone in dropped):
+        if any(name.startswith(kept) for kept in [*lists, *dropped]):
             continue
-        if not owner or f"{list_path}.".startswith(f"{owner}."):
+        if not owner or any(path.startswith(f"{owner}.") for path in lists):
             holder = model.get_submodule(owner)
             delattr(holder, leaf)
             continue
         parent, _, child = owner.rpartition(".")
         setattr(model.get_submodule(parent), child, nn.Identity())
         dropped.append(f"{owner}.")
+    # What is missing is made up, module by module, from parts that may be gone: not out here.
+    for name, module in cast("Iterator[tuple[str, Any]]", model.named_modules()):
+        if not any(f"{name}.".startswith(path) for path in lists):
+            module._is_hf_initialized = True  # noqa: SLF001

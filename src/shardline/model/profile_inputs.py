@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
@@ -20,10 +20,13 @@ from shardline.codec import Marker
 from shardline.core.errors import Unsupported
 from shardline.model.crossing import CACHE, Call, Crossing, carried_marker
 from shardline.model.ghost import extend_ghost, layer_kinds
-from shardline.model.library import build_on_meta, quiet, text_config
+from shardline.model.library import quiet, text_config
 from shardline.model.loading import BUILDING
 from shardline.model.packed import can_pack, pack
+from shardline.model.route import writes_text
+from shardline.model.tracing import probe
 from shardline.model.trees import Leaf, Path, Tree, get, leaves, map_leaves
+from shardline.model.watching import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +42,6 @@ be one page of zeros, and quicker to read than any weights."""
 SPREAD: Final = 0.02
 
 _Inputs = tuple[tuple[Any, ...], dict[str, Any]]
-_META = torch.device("meta")
 
 
 class Shapes:
@@ -50,23 +52,23 @@ class Shapes:
 
         Raises Unsupported for a model whose ends cannot be followed on shapes.
         """
-        config = copy.deepcopy(plan.config)
-        text_config(config).pad_token_id = None  # as in `trace`
         with BUILDING, quiet():
-            self._model = build_on_meta(config, dtype).eval()
+            self._probe = probe(plan.config, dtype)
         self._plan = plan
         self._dtype = dtype
-        self._config = text_config(config)
+        self._writes = writes_text(plan.config)
         self._seen: list[_Inputs] = []
-        self.blocks = list(cast("nn.ModuleList", self._model.get_submodule(plan.list_path)))
-        for index, block in enumerate(self.blocks):
-            block.forward = functools.partial(self._watch, index)
+        self.blocks = plan.modules(self._probe.model)
+        if self._writes:
+            for index, block in enumerate(self.blocks):
+                block.forward = functools.partial(self._watch, index)
 
     def crossing(
         self, span: Span, *, batch: int, tokens: int, context_tokens: int, device: torch.device
     ) -> Crossing:
         """A step into this span, of sequences that have so many positions already."""
-        calls = self._calls(batch, tokens, context_tokens)[span.start :]
+        stop = self._plan.chain_at(span.start).span.stop
+        calls = self._calls(batch, tokens, context_tokens)[span.start : stop]
         made: dict[int, torch.Tensor] = {}
 
         def fill(_: Path, leaf: Leaf) -> Leaf:
@@ -76,24 +78,32 @@ class Shapes:
                 made[id(leaf)] = _values(leaf, context_tokens, device)
             return made[id(leaf)]
 
-        inside = calls[: span.stop - span.start]
-        real = tuple(Call(*map_leaves((call.args, call.kwargs), fill)) for call in inside)
+        order = self._order(span, stop)
+        needed = calls[: max(order) + 1]
+        real = tuple(Call(*map_leaves((call.args, call.kwargs), fill)) for call in needed)
+        given = self._seen[span.start]
         carried = tuple(
-            torch.randn((batch, tokens, width), dtype=self._dtype, device=device)
-            for width in self._plan.widths
+            torch.randn(get(given, place.path).shape, dtype=self._dtype, device=device)
+            for place in self._plan.joints[span.start].takes
         )
-        rest = len(calls) - len(inside)
-        return Crossing(
-            span.start, carried, real, (*range(len(inside)), *(len(inside) - 1,) * rest)
-        )
+        return Crossing(span.start, carried, real, order)
+
+    def _order(self, span: Span, stop: int) -> tuple[int, ...]:
+        """Which calls the blocks up to `stop` get: those after the span any that has their form."""
+        joints = self._plan.joints[span.start : stop]
+        forms = [tuple(place.path for place in joint.takes) for joint in joints]
+        first = {form: place for place, form in reversed(list(enumerate(forms)))}
+        inside = span.stop - span.start
+        return (*range(inside), *(first[form] for form in forms[inside:]))
 
     def block(self, index: int, device: torch.device) -> nn.Module:
         """A block of this one's structure, with made-up weights, held as a node holds them."""
-        watching = self.blocks[index].__dict__.pop("forward")
+        watching = self.blocks[index].__dict__.pop("forward", None)
         try:
             made = copy.deepcopy(self.blocks[index]).to_empty(device=device)
         finally:
-            self.blocks[index].forward = watching
+            if watching is not None:
+                self.blocks[index].forward = watching
         tile = torch.randn(TILE, device=device) * SPREAD
         with torch.no_grad():
             for parameter in made.parameters():
@@ -108,40 +118,51 @@ class Shapes:
         """What each block is given, as tensors without storage and markers."""
         try:
             given: dict[str, Any] = {}
-            if context_tokens:
+            if context_tokens and self._writes:
                 output = self._forward(batch, context_tokens, given)
                 given = _remembered(output, self._seen[0])
             self._forward(batch, tokens, given)
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise Unsupported(f"{self._plan.architecture} cannot be measured: {reason}") from error
-        return [self._call(inputs) for inputs in self._seen]
+        return [self._call(index, inputs) for index, inputs in enumerate(self._seen)]
 
     def _forward(self, batch: int, tokens: int, given: dict[str, Any]) -> Mapping[str, Any]:
         self._seen = []
-        ids = torch.zeros((batch, tokens), dtype=torch.long, device=_META)
-        typeless: Any = self._model
         with torch.no_grad(), BUILDING, quiet():
-            return typeless(input_ids=ids, use_cache=True, return_dict=True, **given)
+            if self._writes:
+                return self._probe.forward((batch, tokens), return_dict=True, **given)
+            watch = Watch(set(self.blocks))
+            with watch.open():
+                output = self._probe.forward((batch, tokens))
+            self._seen = [watch.calls[block][0].inputs for block in self.blocks]
+            return output
 
     def _watch(self, index: int, *args: Tree, **kwargs: Tree) -> Tree:
         """Instead of a block's forward: see what it is given, and return what it might."""
         inputs = (args, kwargs)
         self._seen.append(inputs)
-        carried = [get(inputs, link.inputs) for link in self._plan.links]
+        carried = [get(inputs, place.path) for place in self._plan.joints[index].takes]
         cache = _cache_in(inputs)
         if cache is not None:
             extend_ghost(cache, index, *carried[0].shape[:2])
 
-        def fill(_: Path, leaf: Leaf) -> Leaf:
+        chain = self._plan.chain_at(index)
+        last = index == chain.span.stop - 1
+        ends = {end.path: end.like for end in chain.ends} if last else {}
+
+        def fill(path: Path, leaf: Leaf) -> Leaf:
+            like = ends.get(path)
+            if like is not None:
+                return torch.empty_like(carried[like])
             if not isinstance(leaf, Marker):
                 return leaf
             return cache if leaf == CACHE else torch.empty_like(carried[leaf.index])
 
-        return map_leaves(self._plan.template, fill)
+        return map_leaves(self._plan.joints[index].template, fill)
 
-    def _call(self, inputs: _Inputs) -> Call:
-        places = {link.inputs: index for index, link in enumerate(self._plan.links)}
+    def _call(self, index: int, inputs: _Inputs) -> Call:
+        places = {place.path: k for k, place in enumerate(self._plan.joints[index].takes)}
 
         def mark(path: Path, leaf: Leaf) -> Leaf:
             if path in places:
@@ -154,7 +175,7 @@ class Shapes:
 def same_blocks(plan: ChainPlan, blocks: Sequence[nn.Module]) -> list[tuple[int, ...]]:
     """The blocks by kind: equal modules with equal shapes, and equal caches."""
     kinds: dict[tuple[Any, ...], list[int]] = {}
-    caches = layer_kinds(text_config(plan.config))
+    caches = layer_kinds(text_config(plan.config)) if plan.writes else ()
     for index, block in enumerate(blocks):
         shapes = tuple((name, tuple(p.shape), p.dtype) for name, p in block.named_parameters())
         grows, fixed = plan.cache_elements_per_token[index], plan.cache_elements_fixed[index]

@@ -31,8 +31,8 @@ from shardline.model.span import LoadedSpan
 
 if TYPE_CHECKING:
     from shardline.core.clock import Clock
-    from shardline.model.caches import SpanCache
     from shardline.model.chain import ChainPlan
+    from shardline.model.cross import SessionCache
     from shardline.model.crossing import Crossing
 
 __all__ = ["decode_rate", "measure_profile", "setup_of"]
@@ -108,7 +108,7 @@ def measure_profile(  # noqa: PLR0913  (each is one thing to choose)
         setup=setup,
         model=plan.model_dir.resolve().name,
         measured_at_s=clock.wall_s(),
-        output_bytes_per_token=sum(plan.widths) * dtype.itemsize,
+        output_bytes_per_token=plan.step_elements * dtype.itemsize,
         kinds=tuple(kinds),
     )
 
@@ -212,7 +212,7 @@ def _samples(
             loaded[0].run(crossing(context_tokens, 0), before)
 
     def sweep() -> float:
-        caches: list[SpanCache] = [copy.deepcopy(before) for _ in loaded]
+        caches: list[SessionCache] = [copy.deepcopy(before) for _ in loaded]
         _settle(bench.device)
         start_s = bench.clock.monotonic_s()
         for blocks, cache in zip(loaded, caches, strict=True):

@@ -21,8 +21,9 @@ from shardline.core.errors import Unsupported
 from shardline.model.int4 import GroupInt4
 from shardline.model.int8 import MixedInt8
 from shardline.model.int8_weight import WeightInt8
-from shardline.model.library import build_on_meta, quiet
+from shardline.model.library import quiet
 from shardline.model.loading import BUILDING
+from shardline.model.route import build_on_meta
 from shardline.model.weights import QuantisedExperts, QuantisedLinear
 from shardline.model.weights_kept import product_of
 
@@ -90,7 +91,7 @@ class Weights:
             model = build_on_meta(plan.config, dtype)
         sizes: list[int] = []
         whole: dict[str, None] = {}
-        for block in cast("nn.ModuleList", model.get_submodule(plan.list_path)):
+        for block in plan.modules(model):
             places = list(_places(block, kind))
             held = {id(place.weight) for place in places}
             rest = {name: p for name, p in block.named_parameters() if id(p) not in held}

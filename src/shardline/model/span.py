@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache
 
 from shardline.codec import Marker
@@ -19,7 +20,17 @@ from shardline.core.errors import PeerFault, ShardlineError, StepFailed
 from shardline.core.spans import Span
 from shardline.model.attending import attention_of, can_group
 from shardline.model.caches import SpanCache
-from shardline.model.crossing import CACHE, Call, Crossing, Returned, carried_marker
+from shardline.model.cross import CrossCache, SessionCache
+from shardline.model.crossing import (
+    CACHE,
+    Call,
+    Crossing,
+    Returned,
+    carried_marker,
+    kept_marker,
+    tensors_at,
+    width_of,
+)
 from shardline.model.cutting import joined_carried, joined_tree
 from shardline.model.library import text_config
 from shardline.model.loading import BUILDING, drop_outside, load_part
@@ -27,22 +38,24 @@ from shardline.model.merging import Handing, Merged
 from shardline.model.packed import PackedLinear, can_pack, pack
 from shardline.model.pages import PagedLayer
 from shardline.model.together import Together
-from shardline.model.trees import Leaf, Path, Tree, get, map_leaves
+from shardline.model.trees import Leaf, Path, Tree, leaves, map_leaves
 from shardline.model.weights import QuantisedExperts, QuantisedLinear
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
 
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
-    from shardline.model.chain import ChainPlan
+    from shardline.model.chain import Chain, ChainPlan
     from shardline.model.pages import Pages
     from shardline.model.quantising import Weights
 
 __all__ = ["LoadedSpan", "load_span"]
 
 PAGE_BYTES: Final = 4096
+_FORGETFUL: Final[PreTrainedConfig] = cast("Any", PreTrainedConfig)(num_hidden_layers=0)
+"""Of a model that keeps no cache."""
 
 
 class LoadedSpan:
@@ -96,28 +109,33 @@ class LoadedSpan:
         for parameter in self.parameters():
             parameter.detach().reshape(-1).view(torch.uint8)[::PAGE_BYTES].sum()
 
-    def new_cache(self, tokens: int | None = None, shared: Sequence[Pages] = ()) -> SpanCache:
+    def new_cache(self, tokens: int | None = None, shared: Sequence[Pages] = ()) -> SessionCache:
         """A cache for one session on this span, with room for `tokens` tokens of each row.
 
-        Without them it grows as they come. Its first tokens are those of the `shared` pages.
+        Without them it grows as they come. Its first tokens are those of the `shared` pages. Blocks
+        that remember nothing have one without layers.
         """
-        return SpanCache(text_config(self.plan.config), self.span, tokens, shared, self.cache)
+        chain = self._chain
+        config = text_config(self.plan.config) if chain.caches else _FORGETFUL
+        span = Span(self.span.start - chain.span.start, self.span.stop - chain.span.start)
+        own = SpanCache(config, span, tokens, shared, self.cache)
+        return CrossCache(own) if chain.kept else own
 
-    def pages(self, cache: SpanCache, first: int, stop: int) -> Pages | None:
+    def pages(self, cache: SessionCache, first: int, stop: int) -> Pages | None:
         """These tokens of a session as pages for others; None where it has none that can be."""
         return cache.pages(first, stop)
 
-    def truncate(self, cache: SpanCache, tokens: int) -> None:
+    def truncate(self, cache: SessionCache, tokens: int) -> None:
         """Forget all tokens but the first so many; raises ValueError where that cannot be done."""
         cache.truncate(tokens)
 
-    def check(self, cache: SpanCache, tokens: int) -> None:
+    def check(self, cache: SessionCache, tokens: int) -> None:
         """Raise AssertionError unless the cache is in order and holds so many tokens."""
         cache.check_integrity()
-        assert cache.tokens == tokens
+        assert cache.held_tokens == tokens
 
     @torch.no_grad()
-    def run(self, crossing: Crossing, cache: SpanCache | None) -> Crossing | Returned:
+    def run(self, crossing: Crossing, cache: SessionCache | None) -> Crossing | Returned:
         """One step through this span's blocks; `cache` None is a forward without memory.
 
         Returns what the next span takes or, after the model's last block, its whole output.
@@ -129,17 +147,26 @@ class LoadedSpan:
         return self.onward(crossing, output, carried, cache)
 
     def run_together(
-        self, steps: Sequence[tuple[Crossing, SpanCache]]
+        self, steps: Sequence[tuple[Crossing, SessionCache]]
     ) -> list[Crossing | Returned | ShardlineError]:
         """A step of each of several sessions, each with its own cache; in their order.
 
-        What goes wrong with one is its own result, as `run` would raise it.
+        What goes wrong with one is its own result, as `run` would raise it. Steps of blocks that
+        remember nothing are run one by one: each is of many tokens, and reads the weights for all.
+        So are those of blocks that attend to an encoder's states: each session has its own.
         """
-        return self.together.run(steps)
+        if not self._merges:
+            return [self.together.alone(crossing, cache) for crossing, cache in steps]
+        return self.together.run(cast("Sequence[tuple[Crossing, SpanCache]]", steps))
 
-    def pieces(self, crossing: Crossing, cache: SpanCache, tokens: int) -> list[Crossing]:
-        """The same step in several of at most so many tokens; whole where it cannot be cut."""
-        return self.together.pieces(crossing, cache, tokens)
+    def pieces(self, crossing: Crossing, cache: SessionCache, tokens: int) -> list[Crossing]:
+        """The same step in several of at most so many tokens; whole where it cannot be cut.
+
+        It cannot where tokens see those after them, as in blocks that remember nothing.
+        """
+        if not self._merges:
+            return [crossing]
+        return self.together.pieces(crossing, cast("SpanCache", cache), tokens)
 
     def joined(
         self, crossing: Crossing, parts: Sequence[Crossing | Returned]
@@ -154,13 +181,23 @@ class LoadedSpan:
     ) -> tuple[Tree, tuple[torch.Tensor, ...]]:
         """The last block's whole output, and what it hands on; without the checks of `run`."""
         carried = tuple(tensor.to(self.device) for tensor in crossing.carried)
+        kept = self._kept(crossing, cache)
         here: dict[int, torch.Tensor] = {}
         output: Tree = None
         for block, index in zip(self.blocks, crossing.order, strict=False):
             with BUILDING, self._around(block, index, merged):
-                output = self._block(block, crossing.calls[index], carried, cache, here)
-            carried = Returned(output).carried(tuple(link.output for link in self.plan.links))
+                handed = {carried_marker(at): tensor for at, tensor in enumerate(carried)}
+                marked = {CACHE: cache, **kept, **handed}
+                output = self._block(block, crossing.calls[index], marked, here)
+            carried = tensors_at(output, self.plan.joints[block].gives)
         return output, carried
+
+    def _kept(self, crossing: Crossing, cache: Leaf) -> dict[Marker, Leaf]:
+        """An encoder's states, by what stands for them: the step's, or those of the first one."""
+        kept = tuple(states.to(self.device) for states in crossing.kept)
+        if isinstance(cache, CrossCache):
+            kept = cache.keep(kept)
+        return {kept_marker(at): states for at, states in enumerate(kept)}
 
     def _around(
         self, block: int, call: int, merged: Merged | None
@@ -187,35 +224,88 @@ class LoadedSpan:
         crossing: Crossing,
         output: Tree,
         carried: tuple[torch.Tensor, ...],
-        cache: SpanCache | None,
+        cache: SessionCache | None,
     ) -> Crossing | Returned:
-        """What the next span takes or, after the last block, its output."""
+        """What the next span takes or, after a chain's last block, its output."""
         if cache is not None:
             cache.tokens += crossing.tokens
-        if self.span.stop < self.plan.blocks:
+        chain = self._chain
+        if self.span.stop < chain.span.stop:
             return crossing.after(self.span.stop, carried)
-        return Returned(map_leaves(output, lambda _, x: CACHE if _is_cache(x) else x))
+        whole = map_leaves(output, lambda _, x: CACHE if _is_cache(x) else x)
+        return Returned(whole, tuple(end.path for end in chain.ends))
+
+    @functools.cached_property
+    def _merges(self) -> bool:
+        """Whether steps of several sessions may be tried as one, and long ones in pieces."""
+        return self._chain.caches and not self._chain.kept
+
+    @functools.cached_property
+    def _chain(self) -> Chain:
+        """The one that this span's blocks are of."""
+        return self.plan.chain_at(self.span.start)
 
     def admit(self, crossing: Crossing) -> None:
         """Raise PeerFault for what does not fit this span."""
         if crossing.start != self.span.start:
             raise PeerFault(f"a crossing to block {crossing.start}, this span is {self.span}")
-        if crossing.start + len(crossing.order) != self.plan.blocks:
+        stop = self._chain.span.stop
+        if crossing.start + len(crossing.order) != stop or self.span.stop > stop:
             raise PeerFault(f"a crossing of {len(crossing.order)} blocks at {crossing.start}")
-        widths = tuple(int(tensor.shape[-1]) for tensor in crossing.carried)
-        if widths != self.plan.widths:
-            raise PeerFault(f"hidden states of width {widths}, not {self.plan.widths}")
-        for index, link in enumerate(self.plan.links):
-            for call in crossing.calls:
-                if _at(call, link.inputs) != carried_marker(index):
-                    raise PeerFault(f"a call without its hidden state at {link.inputs}")
+        if crossing.kept and len(crossing.kept) != len(self._chain.kept):
+            raise PeerFault(f"{len(crossing.kept)} encoder's states, not {len(self._chain.kept)}")
+        given = self._form(tuple(tensor.shape) for tensor in crossing.carried)
+        if given != self._takes:
+            raise PeerFault(f"hidden states of rank and width {given}, not {self._takes}")
+        for index, wanted in {*zip(crossing.order, self._markers, strict=True)}:
+            call = crossing.calls[index]
+            marked = tuple(
+                (path, leaf)
+                for path, leaf in leaves((call.args, call.kwargs))
+                if isinstance(leaf, Marker) and leaf != CACHE and (path, leaf) not in self._stays
+            )
+            if tuple(sorted(marked, key=str)) != wanted:
+                raise PeerFault(f"a call whose hidden states are at {marked}, not {wanted}")
+            if self._chain.kept and self._hides_states(call):
+                raise PeerFault("an encoder's states within a call, where nobody counts them")
+
+    def _hides_states(self, call: Call) -> bool:
+        """Whether a cache would be filled from states that are not among the crossing's `kept`."""
+        given = list(leaves((call.args, call.kwargs)))
+        return any(isinstance(leaf, Marker) and leaf == CACHE for _, leaf in given) and any(
+            path in self._chain.kept and isinstance(leaf, torch.Tensor) for path, leaf in given
+        )
+
+    @functools.cached_property
+    def _markers(self) -> tuple[tuple[tuple[Path, Marker], ...], ...]:
+        """Where each block that is still ahead is handed what, the same object for equal ones."""
+        ahead = self.plan.joints[self.span.start : self._chain.span.stop]
+        found = [
+            tuple(sorted(((p.path, carried_marker(k)) for k, p in enumerate(j.takes)), key=str))
+            for j in ahead
+        ]
+        same = {each: each for each in found}
+        return tuple(same[each] for each in found)
+
+    @functools.cached_property
+    def _stays(self) -> set[tuple[Path, Marker]]:
+        """Where a block may be given an encoder's states that were sent before."""
+        return {(path, kept_marker(at)) for at, path in enumerate(self._chain.kept)}
+
+    @functools.cached_property
+    def _takes(self) -> tuple[tuple[int, int | None], ...]:
+        """What the first block is handed."""
+        return self._form(place.shape for place in self.plan.joints[self.span.start].takes)
+
+    def _form(self, shapes: Iterable[tuple[int, ...]]) -> tuple[tuple[int, int | None], ...]:
+        """Ranks, and widths where it is known which size they are: of texts."""
+        return tuple((len(s), width_of(s) if self.plan.tokens else None) for s in shapes)
 
     def _block(
         self,
         block: int,
         call: Call,
-        carried: tuple[torch.Tensor, ...],
-        cache: Leaf,
+        marked: dict[Marker, Leaf],
         here: dict[int, torch.Tensor],
     ) -> Tree:
         def fill(_: Path, leaf: Leaf) -> Leaf:
@@ -225,7 +315,9 @@ class LoadedSpan:
                 return here[id(leaf)]
             if not isinstance(leaf, Marker):
                 return leaf
-            return cache if leaf == CACHE else carried[leaf.index]
+            if leaf not in marked:
+                raise PeerFault(f"a step that names {leaf.name} {leaf.index}, which nobody sent")
+            return marked[leaf]
 
         args, kwargs = map_leaves((call.args, call.kwargs), fill)
         try:
@@ -237,15 +329,6 @@ class LoadedSpan:
 
 def _is_cache(leaf: Leaf) -> bool:
     return isinstance(leaf, Cache | Handing)
-
-
-def _at(call: Call, path: Path) -> Marker | None:
-    """The marker at this place of a call's inputs, if there is one."""
-    try:
-        found = get((call.args, call.kwargs), path)
-    except (LookupError, TypeError):
-        return None
-    return found if isinstance(found, Marker) else None
 
 
 def load_span(
@@ -274,17 +357,28 @@ def load_span(
 def _read(
     plan: ChainPlan, span: Span, dtype: torch.dtype, device: torch.device
 ) -> dict[int, nn.Module]:
+    chains = [c for c in plan.chains if c.span.start < span.stop and span.start < c.span.stop]
+
     def part(model: PreTrainedModel) -> None:
-        blocks = cast("nn.ModuleList", model.get_submodule(plan.list_path))
-        for index in range(len(blocks)):
-            if index not in span:
-                blocks[index] = nn.Identity()
-        drop_outside(model, plan.list_path)
+        for chain in chains:
+            blocks = _list(model, chain)
+            for index in range(len(blocks)):
+                if chain.span.start + index not in span:
+                    blocks[index] = nn.Identity()
+        drop_outside(model, [chain.path for chain in chains])
         model.all_tied_weights_keys = {}
 
     def wanted(block: int | None) -> bool:
         return block is not None and block in span
 
     model = load_part(plan, part, wanted, dtype=dtype, device=device)
-    blocks = cast("nn.ModuleList", model.get_submodule(plan.list_path))
-    return {index: blocks[index] for index in range(span.start, span.stop)}
+    return {
+        chain.span.start + index: block
+        for chain in chains
+        for index, block in enumerate(_list(model, chain))
+        if chain.span.start + index in span
+    }
+
+
+def _list(model: PreTrainedModel, chain: Chain) -> nn.ModuleList:
+    return cast("nn.ModuleList", model.get_submodule(chain.path))

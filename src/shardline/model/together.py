@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shardline.model.caches import SpanCache
+    from shardline.model.cross import SessionCache
     from shardline.model.crossing import Crossing, Returned
     from shardline.model.trees import Leaf, Tree
 
@@ -39,7 +40,7 @@ class RunsOne(Protocol):
         """Raise PeerFault for what does not fit this span."""
         ...
 
-    def run(self, crossing: Crossing, cache: SpanCache | None) -> Crossing | Returned:
+    def run(self, crossing: Crossing, cache: SessionCache | None) -> Crossing | Returned:
         """One step, alone."""
         ...
 
@@ -54,7 +55,7 @@ class RunsOne(Protocol):
         crossing: Crossing,
         output: Tree,
         carried: tuple[torch.Tensor, ...],
-        cache: SpanCache | None,
+        cache: SessionCache | None,
     ) -> Crossing | Returned:
         """What the next span takes or, after the last block, its output."""
         ...
@@ -102,21 +103,22 @@ class Together:
         longer = any(crossing.tokens > 1 for crossing, _ in steps)
         merges = self._merges.get((kind, longer))
         if len(steps) == 1 or merges is False:
-            return [self._alone(*step) for step in steps]
+            return [self.alone(*step) for step in steps]
         if merges:
             try:
                 return self._merged(steps)
             except Cannot:
-                return [self._alone(*step) for step in steps]
+                return [self.alone(*step) for step in steps]
             except StepFailed as failure:
                 return [failure] * len(steps)
         tried = [(crossing, copy.deepcopy(cache)) for crossing, cache in steps]
-        alone = [self._alone(*step) for step in steps]
+        alone = [self.alone(*step) for step in steps]
         if len(self._merges) < KINDS_MAX and not any(isinstance(x, ShardlineError) for x in alone):
             self._merges[kind, longer] = self._agrees(tried, alone)
         return alone
 
-    def _alone(self, crossing: Crossing, cache: SpanCache) -> Found:
+    def alone(self, crossing: Crossing, cache: SessionCache) -> Found:
+        """A session's step by itself; what goes wrong is its result."""
         try:
             return self._span.run(crossing, cache)
         except ShardlineError as error:

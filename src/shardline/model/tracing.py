@@ -1,277 +1,298 @@
-"""Finds the chain: builds the model on the meta device and watches one probe forward."""
+"""Finds the chains: builds the model on the meta device and watches one probe forward."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import itertools
-import json
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from torch._subclasses import FakeTensorMode
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 
-from shardline.core.errors import CorruptWeights, NoChain, NoSuchModel, Unsupported
-from shardline.model.chain import ChainPlan, Link
-from shardline.model.crossing import CACHE, carried_marker
-from shardline.model.library import build_on_meta, quiet, read_config, text_config
+from shardline.core.errors import NoChain, Unsupported
+from shardline.core.spans import Span
+from shardline.model.chain import Chain, ChainPlan, Joint
+from shardline.model.crossing import RANKS, End, width_of
+from shardline.model.graph.example_inputs import TOKENS, configs_in, example_inputs
+from shardline.model.library import quiet, text_config
 from shardline.model.loading import BUILDING
-from shardline.model.trees import Leaf, Tree, get, leaves, map_leaves
-from shardline.model.trees import Path as TreePath
+from shardline.model.remembering import (
+    cache_elements,
+    cache_vectors,
+    check_numbers,
+    with_memory,
+)
+from shardline.model.route import build_on_meta, model_config, writes_text
+from shardline.model.trees import Tree, get, leaves
+from shardline.model.watching import Watch, is_read_elsewhere, joints_of, lists_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = ["model_config", "trace"]
+__all__ = ["Probe", "probe", "trace"]
 
 PROBE_TOKENS: Final = 4
-_BAD_CONFIG: Final = (ValueError, KeyError, TypeError, AttributeError, OSError)
-RANK: Final = 3
-_GRAPH: Final = "the graph route would serve it, which is not built yet"
+MINOR: Final = 16
+"""A chain with a MINORth of the largest one's parameters is not worth a round trip: the caller
+keeps its blocks."""
+_GRAPH: Final = "the graph route serves it (`shardline run`, `shardline cut`)"
+_FAULTS: Final = (RuntimeError, NotImplementedError, TypeError, ValueError, LookupError)
 
 
-@dataclass(slots=True)
-class _Seen:
-    """One call of one module; the tensors are kept, so that identities stay unique."""
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A model without weights, and a forward of it."""
 
-    inputs: tuple[tuple[Any, ...], dict[str, Any]]
-    output: Tree = None
+    model: PreTrainedModel
+    forward: Callable[..., Any]
+    """The model's own, on shapes: no tensor has values. It takes another size of the inputs, as
+    (batch, tokens), and more inputs by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A chain and what the probe saw of it, a call for each block."""
+    """A chain, and what the probe saw of it."""
 
-    model: PreTrainedModel
     path: str
-    links: tuple[Link, ...]
-    calls: list[_Seen]
-    cache: Cache | None
+    blocks: list[nn.Module]
+    joints: tuple[Joint, ...]
+    first: int
+    """Which call of all its first one was."""
+
+    @property
+    def elements(self) -> int:
+        return sum(map(_elements, self.blocks))
 
 
 def trace(model_dir: Path) -> ChainPlan:
     """Learn from `config.json` alone how this model is cut; reads no weights.
 
-    Raises NoSuchModel, Unsupported (code of its own, quantised) or NoChain.
+    Raises NoSuchModel, CorruptWeights, Unsupported (code of its own, quantised) or NoChain.
     """
     config = model_config(model_dir)
-    with BUILDING, quiet():
-        model = _on_meta(copy.deepcopy(config))
-        candidates = _candidates(model)
-        if not candidates:
-            raise NoChain(f"{_name(model)} has no list of repeated blocks: {_GRAPH}")
-        seen, cache = _probe(model, candidates)
-    path, links = _choose(model, candidates, seen)
-    calls = [seen[block][0] for block in candidates[path]]
-    return _plan(model_dir, config, _Found(model, path, links, calls, cache))
+    writes = writes_text(config)
+    with BUILDING, quiet(), torch.no_grad():
+        # bfloat16, because the meta kernel of fused experts wants it.
+        probed = probe(config, torch.bfloat16 if writes else torch.float32)
+        lists = lists_of(probed.model)
+        if not lists:
+            raise NoChain(f"{_name(probed)} has no list of repeated blocks: {_GRAPH}")
+        watch = Watch({block for members in lists.values() for block in members})
+        with watch.open():
+            _run(probed)
+        chains = _choose(probed, lists, watch)
+        if writes:
+            chains = [max(chains, key=lambda found: found.elements)]
+        else:
+            _try(probed, chains, watch)
+        plan = _plan(model_dir, config, probed, chains, watch.cache if writes else None)
+        return with_memory(plan, probed.model, probed.forward)
 
 
-def model_config(model_dir: Path) -> PreTrainedConfig:
-    """This directory's config; raises NoSuchModel, CorruptWeights or Unsupported, saying why."""
-    file = model_dir / "config.json"
-    if not file.is_file():
-        raise NoSuchModel(f"{model_dir} has no config.json")
+def probe(config: PreTrainedConfig, dtype: torch.dtype) -> Probe:
+    """This config's model on shapes, with small inputs that it takes.
+
+    A model that writes text gets one row of PROBE_TOKENS, any other `example_inputs`. Raises
+    Unsupported for a network that cannot be built, NoChain where no inputs are known for it.
+    """
+    config = copy.deepcopy(config)
+    writes = writes_text(config)
+    if writes:
+        text_config(config).pad_token_id = None  # else GPT-2 looks for padding in the tokens
+    elif not config.is_encoder_decoder:
+        for part in configs_in(config):
+            if hasattr(part, "use_cache"):
+                part.use_cache = False
+    model = build_on_meta(config, dtype).eval()
+    return Probe(model, _writing(model) if writes else _running(model))
+
+
+def _writing(model: PreTrainedModel) -> Callable[..., Any]:
+    def forward(size: tuple[int, int] = (1, PROBE_TOKENS), **more: object) -> Tree:
+        ids = torch.zeros(size, dtype=torch.long, device="meta")
+        return cast("Any", model)(input_ids=ids, use_cache=True, **more)
+
+    return forward
+
+
+def _running(model: PreTrainedModel) -> Callable[..., Any]:
     try:
-        json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
-        raise CorruptWeights(f"{file}: no JSON") from None
+        given = example_inputs(model)
+    except Unsupported as error:
+        raise NoChain(f"{error}: {_GRAPH}") from None
+    # As `example_inputs` tries them: plain tensors of meta would be asked for their values.
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def forward(size: tuple[int, int] | None = None, **more: Any) -> Tree:
+        shaped = {name: _resized(value, size) for name, value in given.items()} | more
+        with fake:
+            taken = {n: fake.from_tensor(x) for n, x in shaped.items() if torch.is_tensor(x)}
+            return cast("Any", model)(**(shaped | taken))
+
+    return forward
+
+
+def _resized(value: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
+    """An example's input for another batch and, if it is of tokens, another number of them."""
+    if size is None:
+        return value
+    shape = size if value.dim() == len(size) and value.shape[1] == TOKENS else size[:1]
+    return value.new_empty((*shape, *value.shape[len(shape) :]))
+
+
+def _name(probed: Probe) -> str:
+    return type(probed.model).__name__
+
+
+def _run(probed: Probe) -> Tree:
     try:
-        with quiet():
-            config = read_config(model_dir)
-    except (*_BAD_CONFIG, StrictDataclassError) as error:
-        if "trust_remote_code" in str(error):
-            raise Unsupported(f"{model_dir} needs code of its own, which is never run") from None
-        reason = " ".join(str(error).split())[:200]
-        raise Unsupported(f"{file} describes no model known here: {reason}") from None
-    if getattr(config, "quantization_config", None) is not None:
-        raise Unsupported(f"{model_dir} is quantised already: give the unquantised checkpoint")
-    if getattr(text_config(config), "kv_sharing_modes", None) is not None:
-        raise Unsupported(f"{model_dir} shares one block's cache with others: it cannot be cut")
-    return config
-
-
-def _on_meta(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model without weights. bfloat16, because the meta kernel of fused experts wants it."""
-    text_config(config).pad_token_id = None  # else GPT-2 looks for padding in the probe's tokens
-    try:
-        model = build_on_meta(config, torch.bfloat16)
-    except ValueError as error:
-        if "trust_remote_code" in str(error):
-            raise Unsupported(f"{config.model_type} needs code of its own, never run") from None
-        kind = type(config).__name__.removesuffix("Config")
-        raise NoChain(f"{kind} is no causal language model: {_GRAPH}") from None
-    return model.eval()
-
-
-def _candidates(model: nn.Module) -> dict[str, list[nn.Module]]:
-    """Every list of modules, by its dotted name."""
-    return {
-        path: list(module)
-        for path, module in cast("Iterator[tuple[str, nn.Module]]", model.named_modules())
-        if isinstance(module, nn.ModuleList) and len(module) > 1
-    }
-
-
-def _name(model: PreTrainedModel) -> str:
-    return type(model).__name__
-
-
-def _probe(
-    model: PreTrainedModel, candidates: dict[str, list[nn.Module]]
-) -> tuple[dict[nn.Module, list[_Seen]], Cache | None]:
-    """Run the model once on shapes alone; what each candidate block got and gave."""
-    blocks = {block for members in candidates.values() for block in members}
-    seen: dict[nn.Module, list[_Seen]] = {block: [] for block in blocks}
-
-    def before(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen[block].append(_Seen((args, kwargs)))
-
-    def after(block: nn.Module, _args: Tree, output: Tree) -> None:
-        seen[block][-1].output = output
-
-    hooks = [block.register_forward_pre_hook(before, with_kwargs=True) for block in blocks]
-    hooks += [block.register_forward_hook(after) for block in blocks]
-    tokens = torch.zeros((1, PROBE_TOKENS), dtype=torch.long, device="meta")
-    try:
-        with torch.no_grad():
-            model(input_ids=tokens, use_cache=True)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
+        return probed.forward()
+    except _FAULTS as error:
         reason = str(error).strip().partition("\n")[0]
-        raise NoChain(f"{_name(model)} cannot be probed on shapes ({reason}): {_GRAPH}") from None
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen, _cache_in(seen)
+        raise NoChain(f"{_name(probed)} cannot be probed on shapes ({reason}): {_GRAPH}") from None
 
 
-def _cache_in(seen: dict[nn.Module, list[_Seen]]) -> Cache | None:
-    for calls in seen.values():
-        for call in calls:
-            for _, leaf in leaves(call.inputs):
-                if isinstance(leaf, Cache):
-                    return leaf
-    return None
+def _choose(probed: Probe, lists: dict[str, list[nn.Module]], watch: Watch) -> list[_Found]:
+    """The chains that hold most of the model, as the forward calls them."""
+    found: list[_Found] = []
+    for path, blocks in lists.items():
+        calls = [watch.calls[block] for block in blocks]
+        joints = joints_of(calls)
+        if joints:
+            found.append(_Found(path, blocks, joints, calls[0][0].at))
+    outer = [one for one in found if not any(one.path.startswith(f"{two.path}.") for two in found)]
+    if not outer:
+        raise NoChain(f"no list of {_name(probed)} is called block after block: {_GRAPH}")
+    largest = max(one.elements for one in outer)
+    kept = [one for one in outer if one.elements * MINOR >= largest]
+    return sorted(kept, key=lambda one: one.first)
 
 
-def _links(calls: Sequence[list[_Seen]]) -> tuple[Link, ...]:
-    """What every block hands to the next, by tensor identity; empty if this is no chain."""
-    if any(len(call) != 1 for call in calls):
-        return ()
-    common: set[Link] | None = None
-    for (one,), (two,) in itertools.pairwise(calls):
-        given = [(p, t) for p, t in leaves(one.output) if isinstance(t, torch.Tensor)]
-        taken = [(p, t) for p, t in leaves(two.inputs) if isinstance(t, torch.Tensor)]
-        pairs = {Link(out, into) for out, t in given for into, other in taken if t is other}
-        common = pairs if common is None else common & pairs
-    # One carried value per place it goes to; the first output that holds it.
-    by_input: dict[Any, Link] = {}
-    for link in sorted(common or (), key=lambda link: (str(link.output), str(link.inputs))):
-        by_input.setdefault(link.inputs, link)
-    return tuple(by_input.values())
-
-
-def _choose(
-    model: PreTrainedModel,
-    candidates: dict[str, list[nn.Module]],
-    seen: dict[nn.Module, list[_Seen]],
-) -> tuple[str, tuple[Link, ...]]:
-    """The chain with the most parameters."""
-    found = {path: _links([seen[b] for b in members]) for path, members in candidates.items()}
-    found = {path: links for path, links in found.items() if links}
-    if not found:
-        raise NoChain(f"no list of {_name(model)} is called block after block: {_GRAPH}")
-    path = max(found, key=lambda path: sum(map(_elements, candidates[path])))
-    return path, found[path]
+def _try(probed: Probe, chains: list[_Found], watch: Watch) -> None:
+    """Raise NoChain if what a block gives is not for the next one alone."""
+    for found in chains:
+        if is_read_elsewhere(found.blocks, watch, functools.partial(_run, probed)):
+            raise NoChain(
+                f"{_name(probed)} uses what the blocks of {found.path} give elsewhere too: {_GRAPH}"
+            )
+        for joint in found.joints[:-1]:
+            said = [leaf for _, leaf in leaves(joint.template) if type(leaf) in {int, float}]
+            if said:
+                raise NoChain(f"blocks of {_name(probed)} give numbers ({said[0]}): {_GRAPH}")
 
 
 def _elements(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _plan(model_dir: Path, config: PreTrainedConfig, found: _Found) -> ChainPlan:
+def _plan(
+    model_dir: Path,
+    config: PreTrainedConfig,
+    probed: Probe,
+    found: list[_Found],
+    cache: Cache | None,
+) -> ChainPlan:
     text = text_config(config)
-    name = _name(found.model)
-    blocks = list(cast("nn.ModuleList", found.model.get_submodule(found.path)))
-    _check_numbers(found, blocks)
-    carried = [get(found.calls[0].inputs, link.inputs) for link in found.links]
-    if any(tensor.dim() != RANK or tensor.shape[:2] != (1, PROBE_TOKENS) for tensor in carried):
-        raise NoChain(f"{name} hands over no (batch, tokens, width): {_GRAPH}")
-    grows, fixed = _cache_elements(found.cache, len(blocks), int(text.hidden_size))
-    vectors = _cache_vectors(found.cache, len(blocks))
+    writes = writes_text(config)
+    blocks = [block for chain in found for block in chain.blocks]
+    joints = tuple(joint for chain in found for joint in chain.joints)
+    _check_carried(probed, joints, writes=writes)
+    if writes:
+        check_numbers(_name(probed), blocks, cache)
+    batch, tokens = _sizes(joints, writes=writes)
+    grows, fixed = _cache_elements(cache, len(blocks), text, writes=writes)
+    kept = isinstance(cache, DynamicCache)
+    vectors = cache_vectors(cache) if kept else (0,) * len(blocks)
     return ChainPlan(
         model_dir=model_dir,
-        architecture=name,
-        list_path=found.path,
-        blocks=len(blocks),
-        links=found.links,
-        widths=tuple(int(tensor.shape[-1]) for tensor in carried),
-        hidden_size=int(text.hidden_size),
-        vocabulary=int(text.vocab_size),
-        context_tokens=getattr(text, "max_position_embeddings", None),
+        architecture=_name(probed),
+        writes=writes,
+        chains=_chains(probed, found, tokens, caches=writes),
+        joints=joints,
+        batch=batch,
+        tokens=tokens,
+        hidden_size=int(getattr(text, "hidden_size", 0)),
+        vocabulary=int(getattr(text, "vocab_size", 0)),
+        context_tokens=getattr(text, "max_position_embeddings", None) if writes else None,
         block_elements=tuple(map(_elements, blocks)),
-        ends_elements=_elements(found.model) - sum(map(_elements, blocks)),
+        ends_elements=_elements(probed.model) - sum(map(_elements, blocks)),
         cache_elements_per_token=grows,
         cache_elements_fixed=fixed,
         cache_vectors_per_token=vectors,
         config=config,
-        template=_template(found.calls[0].output, found.links),
+        renamings=_renamings(probed.model),
     )
 
 
-def _check_numbers(found: _Found, blocks: list[nn.Module]) -> None:
-    """A block's place in the chain must be its layer in the cache, as its own code counts."""
-    name = _name(found.model)
-    for index, block in enumerate(blocks):
-        for module in block.modules():
-            layer = getattr(module, "layer_idx", index)
-            if layer not in (None, index):
-                raise Unsupported(f"{name} numbers block {index} as {layer}")
-    caches = len(blocks) if found.cache is None else len(found.cache.layers)
-    if caches != len(blocks):
-        raise Unsupported(f"{name} keeps {caches} caches for {len(blocks)} blocks")
+def _renamings(model: PreTrainedModel) -> tuple[WeightRenaming, ...]:
+    mapping = cast("list[Any]", cast("Any", get_model_conversion_mapping)(model))
+    return tuple(one for one in mapping if isinstance(one, WeightRenaming))
+
+
+def _chains(
+    probed: Probe, found: list[_Found], tokens: int | None, *, caches: bool
+) -> tuple[Chain, ...]:
+    chains: list[Chain] = []
+    start = 0
+    for one in found:
+        span = Span(start, start + len(one.blocks))
+        chains.append(Chain(one.path, span, _ends(probed, one.joints, tokens), caches))
+        start = span.stop
+    return tuple(chains)
+
+
+def _ends(probed: Probe, joints: tuple[Joint, ...], tokens: int | None) -> tuple[End, ...]:
+    """What the last block gives where the others give what they hand on, as far as it does."""
+    first, last = joints[0], joints[-1]
+    still = all(_shapes(joint) == _shapes(first) for joint in joints)
+    ends: list[End] = []
+    for index, path in enumerate(joints[-2].gives):
+        with contextlib.suppress(LookupError, TypeError):
+            tensor = get(last.template, path)
+            if isinstance(tensor, torch.Tensor):
+                same = still and tuple(tensor.shape) == _shapes(last)[index]
+                like = index if same else None
+                width = width_of(tensor.shape) if tokens else None
+                own = None if tensor.dtype == probed.model.dtype else tensor.dtype
+                ends.append(End(path, tensor.dim(), width, like, own))
+    return tuple(ends)
+
+
+def _shapes(joint: Joint) -> tuple[tuple[int, ...], ...]:
+    return tuple(place.shape for place in joint.takes)
+
+
+def _check_carried(probed: Probe, joints: tuple[Joint, ...], *, writes: bool) -> None:
+    for joint in joints:
+        for place in joint.takes:
+            if writes and (len(place.shape) != 3 or place.shape[:2] != (1, PROBE_TOKENS)):  # noqa: PLR2004
+                raise NoChain(f"{_name(probed)} hands over no (batch, tokens, width): {_GRAPH}")
+            if len(place.shape) not in RANKS:
+                raise NoChain(f"{_name(probed)} hands over a tensor of {place.shape}: {_GRAPH}")
+
+
+def _sizes(joints: tuple[Joint, ...], *, writes: bool) -> tuple[int, int | None]:
+    """How many inputs the probe was of, and of how many tokens each."""
+    shape = joints[0].takes[0].shape
+    if writes:
+        return 1, PROBE_TOKENS
+    return shape[0], TOKENS if shape[1] == TOKENS else None
 
 
 def _cache_elements(
-    cache: Cache | None, blocks: int, hidden_size: int
+    cache: Cache | None, blocks: int, text: PreTrainedConfig, *, writes: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Elements per token and per sequence that each block's cache took in the probe."""
     if not isinstance(cache, DynamicCache):
-        return (2 * hidden_size,) * blocks, (0,) * blocks
-    grows: list[int] = []
-    fixed: list[int] = []
-    for layer in cache.layers:
-        kept = [getattr(layer, "keys", None), getattr(layer, "values", None)]
-        grown = sum(t.numel() for t in kept if isinstance(t, torch.Tensor))
-        states = [*getattr(layer, "conv_states", {}).values()]
-        states += [*getattr(layer, "recurrent_states", {}).values()]
-        grows.append(-(-grown // PROBE_TOKENS))
-        fixed.append(sum(t.numel() for t in states if isinstance(t, torch.Tensor)))
-    return tuple(grows), tuple(fixed)
-
-
-def _cache_vectors(cache: Cache | None, blocks: int) -> tuple[int, ...]:
-    """Heads of keys and of values, where a block keeps those of every token and nothing else."""
-    if not isinstance(cache, DynamicCache):
-        return (0,) * blocks
-    return tuple(
-        int(layer.keys.shape[1] + layer.values.shape[1])
-        if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None
-        else 0
-        for layer in cache.layers
-    )
-
-
-def _template(output: Tree, links: tuple[Link, ...]) -> Tree:
-    places = {link.output: index for index, link in reversed(list(enumerate(links)))}
-
-    def leaf(path: TreePath, value: Leaf) -> Leaf:
-        if path in places:
-            return carried_marker(places[path])
-        return CACHE if isinstance(value, Cache) else value
-
-    return map_leaves(output, leaf)
+        unknown = 2 * int(text.hidden_size) if writes else 0
+        return (unknown,) * blocks, (0,) * blocks
+    return cache_elements(cache, PROBE_TOKENS)

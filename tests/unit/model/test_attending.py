@@ -12,7 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from shardline.model import attending
 from shardline.model.attending import can_group
-from shardline.model.library import build_on_meta
+from shardline.model.route import build_on_meta
 
 head_by_head: Any = cast("Any", ALL_ATTENTION_FUNCTIONS)[attending.GROUPS]
 by_groups: Any = attending._by_groups  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]

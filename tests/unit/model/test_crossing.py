@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from shardline.codec import Marker, pack, unpack
 from shardline.core.errors import PeerFault
 from shardline.model import Call, Crossing, Returned
+from shardline.model.crossing import End
 
 HIDDEN = torch.arange(24.0).reshape(1, 3, 8)
 CARRIED = Marker("carried", 0)
@@ -58,7 +60,11 @@ STRANGE: list[tuple[str, Any]] = [
     ("start", 1_000_000),
     ("carried", ()),
     ("carried", (HIDDEN.long(),)),
-    ("carried", (HIDDEN[0],)),
+    ("carried", (HIDDEN[0, 0],)),
+    ("carried", (HIDDEN[None, None],)),
+    ("lie", ((0, 2, 1), (0, 1))),
+    ("lie", (("x",),)),
+    ("lie", 1),
     ("carried", (HIDDEN[:, :0],)),
     ("carried", (None,)),
     ("carried", [HIDDEN]),
@@ -67,7 +73,7 @@ STRANGE: list[tuple[str, Any]] = [
     ("calls", (((), {}),) * 3),
     ("calls", (((), ()), ((), ()))),
     ("calls", ((), ())),
-    ("calls", (((Marker("carried", 1),), {}), ((), {}))),
+    ("calls", (((Marker("carried", 9),), {}), ((), {}))),
     ("calls", (((Marker("disk"),), {}), ((), {}))),
     ("order", ()),
     ("order", (0, 2)),
@@ -75,6 +81,11 @@ STRANGE: list[tuple[str, Any]] = [
     ("order", (0, True)),
     ("order", [0, 1]),
     ("order", (0,) * 5000),
+    ("kept", None),
+    ("kept", (None,)),
+    ("kept", (HIDDEN[0],)),
+    ("kept", (HIDDEN.repeat(2, 1, 1),)),
+    ("kept", (HIDDEN,) * 9),
 ]
 
 
@@ -94,18 +105,66 @@ def test_a_tree_of_other_fields_is_refused(tree: Any) -> None:
 
 
 def test_a_result_keeps_the_structure_that_the_model_gave() -> None:
-    sent = Returned((HIDDEN, None, Marker("cache")))
+    sent = Returned((HIDDEN, None, Marker("cache")), ((0,),))
+    assert sent.carried[0] is HIDDEN
     got = Returned.from_tree(through_bytes(sent.to_tree()))
     assert got.output[1:] == (None, Marker("cache"))
-    assert torch.equal(got.carried(((0,),))[0], HIDDEN)
+    assert torch.equal(got.output[0], HIDDEN)
 
 
 @pytest.mark.parametrize("path", [(1,), (5,), ("x",), (0, 0)])
 def test_a_result_without_its_hidden_state_is_refused(path: tuple[int | str, ...]) -> None:
     with pytest.raises(PeerFault):
-        Returned(({"a": 1}, None)).carried((path,))
+        _ = Returned(({"a": 1}, None), (path,)).carried
 
 
 def test_a_result_with_a_strange_marker_is_refused() -> None:
     with pytest.raises(PeerFault):
-        Returned.from_tree({"output": Marker("carried")})
+        Returned.from_tree({"output": Marker("carried"), "lie": ()})
+
+
+def test_an_encoders_states_go_on_to_later_blocks_and_count_as_tokens() -> None:
+    sent = dataclasses.replace(crossing(0, 1), kept=(torch.ones(1, 5, 4),))
+    got = Crossing.from_tree(through_bytes(sent.after(3, (HIDDEN,)).to_tree()))
+    assert torch.equal(got.kept[0], sent.kept[0])
+    assert (got.tokens, got.kept_tokens, got.cache_tokens) == (3, 5, 8)
+    later = crossing(0, 1)
+    assert (later.kept_tokens, later.cache_tokens) == (0, 3)
+
+
+def test_tensors_lie_in_memory_as_they_did_where_they_came_from() -> None:
+    picture = torch.randn(2, 5, 6, 3).permute(0, 3, 1, 2)
+    one = Crossing(0, (picture,), (Call((CARRIED,), {}),), (0,))
+    got = Crossing.from_tree(through_bytes(one.to_tree())).carried[0]
+    assert (got.stride(), got.shape) == (picture.stride(), picture.shape)
+    assert torch.equal(got, picture)
+    back = Returned.from_tree(through_bytes(Returned({"a": (picture, HIDDEN)}).to_tree())).output
+    assert [x.stride() for x in back["a"]] == [picture.stride(), HIDDEN.stride()]
+
+
+ENDS = (End((0,), 3, 8, 0), End((1,), 4, 2, None, torch.float32))
+BIAS = torch.zeros(1, 2, 3, 3)
+
+
+def test_what_came_back_is_checked_by_what_was_sent() -> None:
+    sent = Crossing(0, (HIDDEN,), (Call((CARRIED,), {}),), (0,), ENDS)
+    sent.check(Returned((HIDDEN + 1, BIAS, "more")))
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        (HIDDEN[:, :2], BIAS),
+        (HIDDEN.double(), BIAS),
+        (HIDDEN, BIAS.half()),
+        (HIDDEN, BIAS[0]),
+        (HIDDEN, BIAS.repeat(1, 2, 1, 1)),
+        (HIDDEN, BIAS.repeat(3, 1, 1, 1)),
+        (HIDDEN,),
+        HIDDEN,
+    ],
+)
+def test_what_cannot_be_the_answer_is_the_peers_fault(output: Any) -> None:
+    sent = Crossing(0, (HIDDEN,), (Call((CARRIED,), {}),), (0,), ENDS)
+    with pytest.raises(PeerFault):
+        sent.check(Returned(output))

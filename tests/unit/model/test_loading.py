@@ -32,14 +32,14 @@ def test_a_span_and_the_ends_hold_their_own_weights_and_no_others(
     plan = trace(tmp_path)
     span = load(plan, 1, 3)
     assert span.memory_bytes == sum(plan.block_bytes(torch.float32)[1:3])
-    blocks = cast("nn.ModuleList", whole.get_submodule(plan.list_path))
+    blocks = cast("nn.ModuleList", whole.get_submodule(plan.chains[0].path))
     for index, block in span.blocks.items():
         expected = dict(blocks[index].named_parameters())
         for name, parameter in block.named_parameters():
             assert torch.equal(parameter, expected[name]), name
     ends = load_ends(plan, LocalChain([]), dtype=torch.float32, device=CPU)
     assert sum(p.nbytes for p in ends.parameters()) == plan.ends_bytes(torch.float32)
-    assert not any(name.startswith(plan.list_path) for name, _ in ends.named_parameters())
+    assert not any(name.startswith(plan.chains[0].path) for name, _ in ends.named_parameters())
     assert not any(p.is_meta for p in [*span.parameters(), *ends.parameters()])
 
 

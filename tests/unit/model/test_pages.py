@@ -17,7 +17,7 @@ from tests.parity.chains import CPU
 from tests.unit.model.test_span import crossing
 
 if TYPE_CHECKING:
-    from shardline.model import SpanCache
+    from shardline.model import SessionCache
     from shardline.model.pages import Held
 
 HEADS, KEY_WIDTH, VALUE_WIDTH = 2, 4, 3
@@ -122,7 +122,7 @@ def span(plan: ChainPlan) -> LoadedSpan:
     return load_span(plan, Span(1, 3), dtype=torch.float32, device=CPU)
 
 
-def read(span: LoadedSpan, cache: SpanCache, step: Crossing) -> torch.Tensor:
+def read(span: LoadedSpan, cache: SessionCache, step: Crossing) -> torch.Tensor:
     result = span.run(step, cache)
     assert isinstance(result, Crossing)
     span.check(cache, cache.tokens)

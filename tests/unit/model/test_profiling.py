@@ -25,6 +25,7 @@ from shardline.model import (
 from shardline.model.profile_inputs import Shapes
 from shardline.model.trees import leaves
 from tests.parity.chains import CPU
+from tests.parity.encoders import encoder, make_encoder
 from tests.parity.zoo import Tiny, make, named
 
 if TYPE_CHECKING:
@@ -217,3 +218,21 @@ def test_a_model_that_cannot_be_followed_is_named(
     monkeypatch.setattr(shapes, "_forward", breaks)
     with pytest.raises(Unsupported, match="LlamaForCausalLM cannot be measured: no such kernel on"):
         shapes.crossing(Span(0, 1), batch=1, tokens=1, context_tokens=0, device=CPU)
+
+
+@pytest.mark.parametrize("name", ["bert", "convnext", "clip", "t5-encoder"])
+def test_blocks_without_a_cache_are_measured_on_inputs_of_their_own(
+    name: str, tmp_path: Path
+) -> None:
+    make_encoder(encoder(name), tmp_path)
+    plan = trace(tmp_path)
+    shapes = Shapes(plan, torch.float32)
+    for start in range(plan.blocks):
+        span = Span(start, start + 1)
+        step = shapes.crossing(span, batch=3, tokens=5, context_tokens=9, device=CPU)
+        assert step.batch == 3
+        assert step.tokens == (5 if plan.tokens else step.tokens)
+        loaded = load_span(plan, span, dtype=torch.float32, device=CPU)
+        assert isinstance(loaded.run(step, loaded.new_cache()), Crossing | Returned)
+        if start in (0, plan.blocks - 1):
+            assert decode_rate(loaded, budget_s=0.0) > 0

@@ -90,7 +90,7 @@ def test_the_last_span_returns(plan: ChainPlan) -> None:
     last = load_span(plan, Span(3, 4), dtype=torch.float32, device=CPU)
     result = last.run(crossing(start=3, order=(0,)), last.new_cache())
     assert isinstance(result, Returned)
-    assert result.carried(((),))[0].shape == (1, 3, 64)
+    assert result.carried[0].shape == (1, 3, 64)
 
 
 @pytest.mark.parametrize(

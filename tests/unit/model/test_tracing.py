@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from transformers import AutoConfig, BertConfig, LlamaConfig, MixtralConfig, ResNetConfig
+from transformers import (
+    AlbertConfig,
+    AutoConfig,
+    BertConfig,
+    CLIPConfig,
+    DPTConfig,
+    LlamaConfig,
+    MixtralConfig,
+    SwinConfig,
+    T5Config,
+)
 
 from shardline.core.errors import (
     BlocksOutOfRange,
@@ -17,10 +27,14 @@ from shardline.core.errors import (
 )
 from shardline.core.spans import Span
 from shardline.model import ChainPlan, trace
+from shardline.model.chain import Place
 from tests.parity.zoo import ZOO, Tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+NARROW: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
 
 
 def save(config: Any, directory: Path) -> Path:
@@ -32,9 +46,12 @@ def save(config: Any, directory: Path) -> Path:
 def test_the_chain_is_found_without_weights(tiny: Tiny, tmp_path: Path) -> None:
     plan = trace(save(tiny.make_config(), tmp_path))
     assert plan.blocks == 4
-    assert plan.list_path.endswith((".layers", ".h"))
-    assert plan.widths == (64,)
-    assert [link.inputs for link in plan.links] == [(0, 0)]
+    (chain,) = plan.chains
+    assert chain.path.endswith((".layers", ".h"))
+    assert (chain.span, chain.caches, plan.writes) == (Span(0, 4), True, True)
+    for joint in plan.joints:
+        assert joint.takes == (Place((0, 0), (1, 4, 64)),)
+    assert plan.step_elements == 64
     assert (plan.hidden_size, plan.vocabulary) == (64, 96)
     assert plan.context_tokens == (None if tiny.name in {"bloom", "mamba"} else 128)
 
@@ -67,17 +84,64 @@ def test_one_block_is_no_chain(tmp_path: Path) -> None:
         trace(save(config, tmp_path))
 
 
-@pytest.mark.parametrize("config", [ResNetConfig(), BertConfig(num_hidden_layers=2)])
-def test_what_is_no_causal_chain_says_which_route_would_serve(
-    config: Any,
-    tmp_path: Path,
-) -> None:
-    if isinstance(config, ResNetConfig):
-        with pytest.raises(NoChain, match="graph route") as caught:
-            trace(save(config, tmp_path))
-        assert "\n" not in str(caught.value)
-    else:  # Transformers also offers BERT as a decoder; then it has a chain
-        assert trace(save(config, tmp_path)).blocks == 2
+def test_one_block_that_is_called_again_and_again_is_no_chain(tmp_path: Path) -> None:
+    config = AlbertConfig(vocab_size=96, embedding_size=16, **NARROW)
+    with pytest.raises(NoChain, match="no list of repeated blocks: the graph route") as caught:
+        trace(save(config, tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_blocks_whose_outputs_are_used_elsewhere_are_no_chain(tmp_path: Path) -> None:
+    config = DPTConfig(
+        **NARROW,
+        num_hidden_layers=4,
+        image_size=32,
+        patch_size=8,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+        architectures=["DPTForDepthEstimation"],
+    )
+    with pytest.raises(NoChain, match=r"what the blocks of dpt\.encoder\.layer give elsewhere too"):
+        trace(save(config, tmp_path))
+
+
+def test_an_encoder_keeps_no_cache_and_has_no_context(tmp_path: Path) -> None:
+    plan = trace(save(BertConfig(**NARROW, num_hidden_layers=2, vocab_size=96), tmp_path))
+    assert (plan.architecture, plan.writes, plan.context_tokens) == ("BertModel", False, None)
+    assert not any(chain.caches for chain in plan.chains)
+    assert plan.cache_bytes_per_token(torch.float32, Span(0, 2)) == 0
+    assert plan.step_elements == 32
+
+
+def test_two_towers_are_two_chains_one_after_the_other(tmp_path: Path) -> None:
+    tower = NARROW | {"num_hidden_layers": 3}
+    text = tower | {"vocab_size": 96, "max_position_embeddings": 20}
+    picture = tower | {"image_size": 32, "patch_size": 8}
+    plan = trace(save(CLIPConfig(text_config=text, vision_config=picture), tmp_path))
+    first, second = plan.chains
+    assert (first.span, second.span, plan.blocks) == (Span(0, 3), Span(3, 6), 6)
+    assert plan.chain_at(2) is first
+    assert plan.chain_at(3) is second
+    assert plan.block_path(4) == f"{second.path}.1"
+    with pytest.raises(BlocksOutOfRange):
+        plan.chain_at(6)
+
+
+def test_what_is_handed_on_may_change_its_shape(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"image_size": 32, "patch_size": 2, "embed_dim": 16, "window_size": 4}
+    plan = trace(save(SwinConfig(**sizes, depths=[1, 1, 1], num_heads=[2, 4, 4]), tmp_path))
+    shapes = [joint.takes[0].shape for joint in plan.joints]
+    assert shapes == [(2, 256, 16), (2, 64, 32), (2, 16, 64)]
+    assert [plan.carried_elements(block) for block in range(3)] == [4096, 2048, 1024]
+
+
+def test_a_value_may_be_born_in_a_chains_first_block(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4}
+    sizes |= {"num_layers": 3, "vocab_size": 96}
+    config = T5Config(**sizes, architectures=["T5EncoderModel"])
+    plan = trace(save(config, tmp_path))
+    assert [len(joint.takes) for joint in plan.joints] == [1, 2, 2]
 
 
 @pytest.mark.parametrize(
