@@ -15,7 +15,7 @@ from shardline.cli.local import LocalSwarm
 from shardline.client import joined
 from shardline.core.spans import Span, gaps
 from shardline.model import trace
-from shardline.node import Budget
+from shardline.node import Budget, ChainModel
 from shardline.swarm import Invite, NodeRecord, State
 from tests.support.pausing import Pause
 from tests.support.scenes import PROMPT, alone, greedy
@@ -40,7 +40,7 @@ def half_bytes() -> int:
     half = Span(0, plan.blocks // 2)
     each_bytes = plan.cache_bytes_per_token(torch.float32, half)
     weights_bytes = max(
-        Budget(plan, torch.float32, 0).span_bytes(Span(start, start + len(half)))
+        Budget(ChainModel(plan, torch.float32), 0).span_bytes(Span(start, start + len(half)))
         for start in range(plan.blocks - len(half) + 1)
     )
     return weights_bytes + 512 * each_bytes

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import torch
 from anyio.from_thread import start_blocking_portal
-from tokenizers import Tokenizer, decoders, models
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from shardline.cli.main import run
 from shardline.core.spans import Span
@@ -27,6 +26,7 @@ from shardline.runtime import SpanEngine
 from shardline.swarm import State
 from tests.e2e.mallory import DEADLINE_S, Mallory, mallory_of
 from tests.parity.zoo import make, named
+from tests.support.characters import save_characters
 from tests.support.swarms import nodes_here
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 COMMAND_S = 90.0
 """No command of these tests may take longer, imports on a busy machine included."""
 SPANS = [Span(0, 1), Span(1, 4)]
-CHARACTERS = [chr(code) for code in range(32, 128)]
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of 4 blocks and 128 positions; each printable character is a token."""
     directory = tmp_path_factory.mktemp("tiny")
     make(named("llama"), directory)
-    words = Tokenizer(models.BPE({sign: code for code, sign in enumerate(CHARACTERS)}, []))
-    words.decoder = cast("Any", decoders).Fuse()
-    typeless: Any = PreTrainedTokenizerFast(tokenizer_object=words)
-    typeless.save_pretrained(directory)
+    save_characters(directory)
     return directory
 
 

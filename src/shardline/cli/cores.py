@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from typing import TYPE_CHECKING, Final
@@ -46,6 +47,7 @@ def pin(cores: Sequence[int]) -> None:
 
     Call it before any: threads that there are stay where they are. Raises BadInput.
     """
+    importlib.import_module("torch")  # loading it lets a process run on every core again
     try:
         os.sched_setaffinity(0, cores)
     except OSError as error:

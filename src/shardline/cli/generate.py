@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -27,6 +28,7 @@ from shardline.core.errors import BadInput
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
     from transformers import Cache
 
     from shardline.client import Generation, Swarm, SwarmModel
@@ -90,7 +92,8 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @model_argument
 @join_option
-@click.option("--prompt", required=True, metavar="TEXT")
+@click.option("--prompt", metavar="TEXT", help="What to go on from, or to turn into another text.")
+@click.option("--audio", metavar="FILE", help="A wave file, for a model that writes down speech.")
 @sampling_options
 @standby_option
 @wire_options
@@ -99,14 +102,17 @@ def generate(  # noqa: PLR0913  (one for each option)
     *,
     model: str,
     join_text: str | None,
-    prompt: str,
+    prompt: str | None,
+    audio: str | None,
     sampling: Sampling,
     standby: int,
     wire: str,
     wire_block: int,
     as_json: bool,
 ) -> None:
-    """Go on from a prompt with MODEL, whose blocks the swarm holds."""
+    """Write with MODEL, whose blocks the swarm holds: from a prompt, or what is said in a sound."""
+    if (prompt is None) == (audio is None):
+        raise BadInput("give what to write from: either --prompt TEXT or --audio FILE")
     invite = the_invite(join_text)
 
     from shardline.client import Terms, joined
@@ -119,9 +125,9 @@ def generate(  # noqa: PLR0913  (one for each option)
         keep_invite(invite)
         progress.say(f"loading the ends of {model}")
         swarm_model = swarm.model_now(model, standby=standby, terms=terms, tell=tell)
-        progress.say("reading the prompt")
+        progress.say("listening" if audio else "reading the prompt")
         writer = Writer(swarm_model, quiet=as_json, on_count=progress.count)
-        writer.write(writer.encode(prompt), sampling)
+        writer.write(writer.hear(Path(audio)) if audio else writer.encode(prompt or ""), sampling)
         if as_json:
             click.echo(json.dumps(_report(swarm, swarm_model, writer)))
         elif sys.stderr.isatty():
@@ -149,12 +155,24 @@ class Writer:
 
     def encode(self, prompt: str) -> list[int]:
         """The prompt's token ids, with the special tokens that the model's tokenizer adds."""
+        if self._model.listens:
+            raise BadInput("this model listens: give it a sound, by --audio FILE")
         token_ids = self.tokenizer(prompt)["input_ids"]
         if not token_ids:
             raise BadInput("the prompt is empty: this model needs at least one token to go on from")
         return token_ids
 
-    def write(self, prompt_ids: list[int], sampling: Sampling, cache: Cache | None = None) -> None:
+    def hear(self, file: Path) -> torch.Tensor:
+        """A wave file's features, (1, ...), as the model takes them."""
+        from shardline.model import load_speech
+
+        if not self._model.listens:
+            raise BadInput("this model reads text: give it some, by --prompt TEXT")
+        return load_speech(self._model.plan.model_dir, file).to(self._model.dtype)
+
+    def write(
+        self, prompt: list[int] | torch.Tensor, sampling: Sampling, cache: Cache | None = None
+    ) -> None:
         """Write what follows the prompt, as it comes; `cache` is gone on with and kept."""
         import torch
         from tokenizers.decoders import DecodeStream
@@ -166,7 +184,8 @@ class Writer:
             settings["past_key_values"] = cache
         self.token_ids, self.text = [], ""
         decoder = DecodeStream(skip_special_tokens=True)
-        for token in self._model.stream(torch.tensor([prompt_ids]), **settings):
+        given = prompt if isinstance(prompt, torch.Tensor) else torch.tensor([prompt])
+        for token in self._model.stream(given, **settings):
             self.token_ids.append(token)
             self._on_count(len(self.token_ids))
             piece = decoder.step(self.tokenizer.backend_tokenizer, token) or ""
@@ -187,7 +206,7 @@ class Writer:
 def summary(writer: Writer) -> str:
     """How the text went, in one line."""
     went = writer.generation
-    nodes = len(went.chain)
+    nodes = len({hop.node for hop in went.reading + went.chain})
     text = (
         f"{len(writer.token_ids)} tokens, {went.tokens_per_s:.1f} tokens/s, first after "
         f"{went.time_to_first_token_s:.2f} s, over {nodes} node{'s' * (nodes > 1)}"
@@ -220,7 +239,7 @@ def _report(swarm: Swarm, model: SwarmModel, writer: Writer) -> dict[str, Any]:
         "token_ids": writer.token_ids,
         "time_to_first_token_s": went.time_to_first_token_s,
         "tokens_per_s": went.tokens_per_s,
-        "chain": chain_rows(went.chain, nodes),
+        "chain": chain_rows(went.reading + went.chain, nodes),
         "standby": chain_rows(went.standbys, nodes),
         "moved_bytes": went.moved_bytes,
         "saved_bytes": went.saved_bytes,

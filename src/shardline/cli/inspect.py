@@ -88,7 +88,7 @@ def inspect(*, model: str, nodes: int, drawing: Path | None, as_json: bool) -> N
 def _report(model: str, nodes: int, progress: Progress) -> Report:
     """The chain if there is one, or else the graph; torch is imported here, past all arguments."""
     from shardline.cli.inspect_report import chain_report, graph_report
-    from shardline.model import build_on_shapes, capture, example_inputs, find_chain, resolve
+    from shardline.model import build_on_shapes, capture, example_inputs, resolve, trace
 
     if names_factory(model):
         made = call_factory(model)
@@ -97,7 +97,7 @@ def _report(model: str, nodes: int, progress: Progress) -> Report:
         return graph_report(model, graph, nodes, "")
     folder = resolve(model)
     try:
-        return chain_report(folder.name, find_chain(folder), nodes)
+        return chain_report(folder.name, trace(folder), nodes)
     except NoChain as error:
         why = str(error).rpartition(": ")[0]  # what serves it instead follows here
     module = build_on_shapes(folder)

@@ -6,6 +6,7 @@ of a token. A graph's are those of an example.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
@@ -112,18 +113,20 @@ def chain_report(model: str, chain: ChainPlan, nodes: int) -> Report:
     name = str(dtype).removeprefix("torch.")
     elements, total = chain.block_elements, sum(chain.block_elements)
     whole = total + chain.ends_elements
-    carried = tuple(
-        Value(f"hidden_{at}", name, (None, None, width), width * dtype.itemsize)
-        for at, width in enumerate(chain.widths)
-    )
-    crossing = sum(value.bytes for value in carried)
+    carried = [_carried(chain, at, name, dtype.itemsize) for at in range(chain.blocks)]
+    into = [sum(value.bytes for value in values) for values in carried]
+    out = [*into[1:], into[-1]]
+    cuts = _even(elements, nodes)
     headline = (
-        f"chain: {chain.architecture}, {chain.blocks} blocks at {chain.list_path}, "
+        f"chain: {chain.architecture}, {chain.blocks} blocks at {chain.paths}, "
         f"{whole:,} parameters in {name} ({format_bytes(whole * dtype.itemsize)})"
     )
     blocks = tuple(
-        Block(count, count * dtype.itemsize, count / total, crossing) for count in elements
+        Block(count, count * dtype.itemsize, count / total, bytes_out)
+        for count, bytes_out in zip(elements, out, strict=True)
     )
+    per = "a token" if chain.tokens else "an input"
+    most = format_bytes(max(into)) if len(set(into)) == 1 else f"at most {format_bytes(max(into))}"
     return Report(
         model=model,
         route="chain",
@@ -132,34 +135,65 @@ def chain_report(model: str, chain: ChainPlan, nodes: int) -> Report:
         parameters=whole,
         parameter_bytes=whole * dtype.itemsize,
         why="",
-        per="a token",
+        per=per,
         blocks=blocks,
         stages=tuple(
-            _span(chain.list_path, blocks, start, stop)
-            for start, stop in pairwise(_even(elements, nodes))
+            _span(chain, blocks, into[start], start, stop) for start, stop in pairwise(cuts)
         ),
-        boundaries=tuple(Boundary(at, crossing, carried) for at in range(1, nodes)),
-        open_sizes=("batch", "tokens"),
-        bytes_by_work=tuple((done / total, crossing) for done in accumulate((0, *elements))),
+        boundaries=tuple(
+            Boundary(at, into[cut], carried[cut]) for at, cut in enumerate(cuts[1:-1], 1)
+        ),
+        open_sizes=("batch", "tokens") if chain.tokens else ("batch",),
+        bytes_by_work=tuple(
+            (done / total, size)
+            for done, size in zip(accumulate((0, *elements)), [*into, into[-1]], strict=True)
+        ),
         lines=(
             headline,
-            f"the caller keeps {chain.ends_elements:,} of them: embeddings, last norm and head",
-            f"{format_bytes(crossing)} a token between any two blocks; work counts by parameters",
+            f"the caller keeps {chain.ends_elements:,} of them: all but the blocks",
+            f"{most} {per} between any two blocks; work counts by parameters",
+            *_ways(chain),
         ),
     )
 
 
-def _span(path: str, blocks: tuple[Block, ...], start: int, stop: int) -> Stage:
+def _carried(chain: ChainPlan, block: int, dtype: str, item_bytes: int) -> tuple[Value, ...]:
+    """What a block is handed; bytes are those of one token or one input."""
+    per = chain.batch * (chain.tokens or 1)
+    found: list[Value] = []
+    for at, place in enumerate(chain.joints[block].takes):
+        stays = range(1, len(place.shape))
+        if chain.tokens:  # of (batch, tokens, width) or (batch, heads, tokens, tokens)
+            stays = (1,) if len(place.shape) > 3 else (len(place.shape) - 1,)  # noqa: PLR2004
+        shape = tuple(size if at in stays else None for at, size in enumerate(place.shape))
+        size_bytes = -(-math.prod(place.shape) // per) * item_bytes
+        found.append(Value(f"hidden_{at}", dtype, shape, size_bytes))
+    return tuple(found)
+
+
+def _ways(chain: ChainPlan) -> tuple[str, ...]:
+    """How a forward goes through the blocks, where it is not once and with a cache."""
+    if chain.writes:
+        return ()
+    if len(chain.chains) == 1:
+        return ("no cache: every forward is one step of its own",)
+    spans = ", ".join(str(one.span) for one in chain.chains)
+    return (f"no cache: every forward is a step for each of its chains, blocks {spans}",)
+
+
+def _span(
+    chain: ChainPlan, blocks: tuple[Block, ...], in_bytes: int, start: int, stop: int
+) -> Stage:
     held = blocks[start:stop]
     return Stage(
         blocks=f"{start}:{stop}",
         ops=0,
-        first=f"{path}.{start}",
-        last=f"{path}.{stop - 1}",
+        first=chain.block_path(start),
+        last=chain.block_path(stop - 1),
         parameters=sum(block.parameters or 0 for block in held),
         parameter_bytes=sum(block.parameter_bytes for block in held),
         work=sum(block.work for block in held),
-        in_bytes=held[0].output_bytes,
+        in_bytes=in_bytes,
         out_bytes=held[-1].output_bytes,
     )
 

@@ -167,7 +167,7 @@ def local_swarm(  # noqa: PLR0913 - what to serve, then how
     model: Path,
     spans: Sequence[Span],
     *,
-    dtype: str = "float32",
+    dtype: str | None = "float32",
     threads: int = 1,
     cabled: bool = False,
     invite: Invite | None = None,
@@ -176,11 +176,12 @@ def local_swarm(  # noqa: PLR0913 - what to serve, then how
 ) -> Generator[LocalSwarm]:
     """One node process a span, ready to be used; raises NodeLost with a node's own last words.
 
-    `cabled` gives each node a cable of its own, to be cut; Unsupported where that cannot be done.
+    A cut graph is served as it was saved: with `dtype` None. `cabled` gives each node a cable of
+    its own, to be cut; Unsupported where that cannot be done.
     `invite` founds the swarm; None makes one. `options` are for every node's `serve`,
     `own_options` for each one's.
     """
-    options = ["--dtype", dtype, "--threads", str(threads), *options]
+    options = [*(["--dtype", dtype] if dtype else []), "--threads", str(threads), *options]
     with (
         tempfile.TemporaryDirectory(prefix="shardline-") as folder,
         joined(invite or Invite.new(), listen="127.0.0.1:0") as swarm,

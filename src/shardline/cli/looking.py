@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from shardline.core.ids import NodeId
     from shardline.swarm import Invite, Member, NodeRecord
 
-__all__ = ["everybody", "round_trips_ms", "visiting"]
+__all__ = ["GRAPH", "everybody", "parts", "round_trips_ms", "visiting"]
+
+GRAPH = "graph"
+"""What a record has in place of a dtype where stages are served; as in `model`, which is imported
+later: a test holds them equal."""
 
 LOOKS = 10
 LOOK_S = 0.5
@@ -24,6 +28,11 @@ LOOK_S = 0.5
 
 PING_S = 5.0
 """How long a node may take to be dialled and to answer twice."""
+
+
+def parts(record: NodeRecord) -> str:
+    """What this node's model is cut into, for a person: blocks, or a graph's stages."""
+    return "stages" if record.dtype == GRAPH else "blocks"
 
 
 @asynccontextmanager

@@ -71,7 +71,7 @@ def sizes_of(chain: ChainPlan, dtype: torch.dtype, tokens: int, cache: type[Page
             + chain.cache_bytes_fixed(dtype, span)
             for span in each
         ),
-        output_bytes=sum(chain.widths) * dtype.itemsize,
+        output_bytes=chain.step_elements * dtype.itemsize,
     )
 
 

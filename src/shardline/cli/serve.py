@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shardline.cli.cores import cores_of, pin
+from shardline.cli.looking import GRAPH, parts
 from shardline.cli.options import (
     DEFAULT_PORT,
     THREADS_MAX,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shardline.node import Serving, Settings
-    from shardline.swarm import Identity
+    from shardline.swarm import Identity, NodeRecord
 
 __all__ = ["serve", "tell"]
 
@@ -108,6 +109,7 @@ def serve(  # noqa: PLR0913  (one argument an option)
 ) -> None:
     """Serve a part of MODEL (a directory or a hub id) until interrupted.
 
+    MODEL may be the folder of a cut graph: then its stages are the blocks.
     Without --join it founds a private swarm and prints its invite.
     """
     invite = Invite.new() if join_text is None else the_invite(join_text)
@@ -222,9 +224,9 @@ def tell(serving: Serving) -> None:
     at = serving.listening[0].partition("/")[0] if serving.listening else ""
     where = f"at {at}" if at else f"through {record.through}"
     click.echo(
-        f"{record.name} serves blocks {record.span} of {record.blocks} of {record.model}: "
+        f"{record.name} serves {parts(record)} {record.span} of {record.blocks} of {record.model}: "
         f"{record.dtype} on {record.device}, {format_bytes(serving.weights_bytes)} of weights, "
-        f"room for {record.cache_tokens_total} tokens, {where}, "
+        f"room for {_room(record)}, {where}, "
         f"ready in {serving.load_s:.1f} s"
     )
     plain = record.dtype.partition("+")[0]
@@ -235,6 +237,14 @@ def tell(serving: Serving) -> None:
             f"cache kept in {plain}: that of {serving.cache_whole} of {record.blocks} blocks, "
             "which keep other states, or not those of every token"
         )
+
+
+def _room(record: NodeRecord) -> str:
+    if record.dtype != GRAPH:
+        return f"{record.cache_tokens_total} tokens"
+    from shardline.model import STEP_TOKENS
+
+    return f"{record.cache_tokens_total // STEP_TOKENS} steps"
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

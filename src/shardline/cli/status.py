@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shardline.cli.looking import round_trips_ms, visiting
+from shardline.cli.looking import GRAPH, parts, round_trips_ms, visiting
 from shardline.cli.options import join_option, json_option, keep_invite, the_invite
 from shardline.core.ids import NodeId, short
 from shardline.core.spans import gaps
@@ -119,7 +119,7 @@ def _show(
         table.add_row(
             Text.assemble(record.name, " ", (short(record.node), "dim")),
             Text(record.model),
-            f"{record.span} of {record.blocks}",
+            f"{'stages ' if record.dtype == GRAPH else ''}{record.span} of {record.blocks}",
             _doing(record),
             Text(f"{record.device} {record.dtype}"),
             f"{format_bytes(record.memory_used_bytes)} of {format_bytes(record.memory_bytes)}",
@@ -149,7 +149,7 @@ def _missing(records: list[NodeRecord]) -> list[str]:
         ready = (record.span for record in holders if record.state is State.READY)
         missing = ", ".join(map(str, gaps(ready, holders[0].blocks)))
         if missing:
-            lines.append(f"no live node holds blocks {missing} of {holders[0].model}")
+            lines.append(f"no live node holds {parts(holders[0])} {missing} of {holders[0].model}")
     return lines
 
 

@@ -14,7 +14,9 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from shardline.core.errors import PromptTooLong
+from shardline.client.batches import batch_of, join, on_nodes, parts_of, split
+from shardline.client.times import Passed
+from shardline.core.errors import PromptTooLong, Unsupported
 from shardline.model import adopt_threads
 
 if TYPE_CHECKING:
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Generation", "SwarmModel"]
 
+FEW_NODES = 2
+"""Taken for granted of a chain that no step has gone through yet."""
+TEXT_RANK = 2
+"""Of token ids: (batch, tokens)."""
+SPEECH_BEGINS = 4
+"""Tokens that a decoder of speech begins with: start, language, task, no timestamps."""
 NEW_TOKENS = 20
 """What Transformers' `generate` writes when nobody says how much."""
 
@@ -45,6 +53,8 @@ class Generation:
     """Of one sequence, after its first token."""
     standbys: tuple[Hop, ...] = ()
     """The seats that were kept warm beside the chain."""
+    reading: tuple[Hop, ...] = ()
+    """Of an encoder's blocks, where the model writes from what one read."""
 
     @property
     def moved_bytes(self) -> int:
@@ -134,6 +144,12 @@ class SwarmModel:
         self.plan = plan
         self.last: Generation | None = None
         """How the last generation went."""
+        self.passed: Passed | None = None
+        """How the last plain call went."""
+        self.part_rows: int | None = None
+        """The most rows of a plain call that travel together; None leaves it to `batches`."""
+        self._apart = True
+        """Whether a call's outputs can be put together from those of parts of its batch."""
 
     @property
     def chain(self) -> tuple[Hop, ...]:
@@ -146,19 +162,55 @@ class SwarmModel:
         return self._runner.standbys
 
     @property
+    def listens(self) -> bool:
+        """Whether it is given sounds instead of text."""
+        return self.plan.crosses and self._ends.main_input_name != "input_ids"
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the part that this side computes: embeddings, norm and head."""
         return self._ends.dtype
 
     def __call__(self, input_ids: torch.Tensor | None = None, **inputs: Any) -> Any:  # noqa: ANN401  (the model's own output)
-        """The model's own forward: `input_ids` (batch, tokens) to an output with `.logits`."""
-        inputs.setdefault("use_cache", "past_key_values" in inputs)
+        """The model's own forward: `input_ids` (batch, tokens), or what else it takes by name.
+
+        A batch goes in several parts, so that all nodes work, unless a cache is kept or outputs do
+        not follow it.
+        """
+        if input_ids is not None:
+            inputs["input_ids"] = input_ids
+        if self.plan.caches:
+            inputs.setdefault("use_cache", "past_key_values" in inputs)
+        started_s = time.perf_counter()
+        self._runner.steps.clear()
+        output, rows = self._in_parts(inputs)
+        chains = self._runner.chains
+        hops = tuple(hop for start in sorted(chains) for hop in chains[start])
+        steps, wall_s = tuple(self._runner.steps), time.perf_counter() - started_s
+        self.passed = Passed(hops, steps, rows, wall_s)
+        return output
+
+    def _in_parts(self, inputs: dict[str, Any]) -> tuple[Any, tuple[int, ...]]:
+        """What the model returns for these inputs, and the rows of each part."""
+        nodes = len(self._runner.chain) or FEW_NODES
+        rows = batch_of(((), inputs))
+        sizes = parts_of(rows, nodes, self.part_rows)
+        if len(sizes) > 1 and self._apart and not inputs.get("use_cache"):
+            parts = [part for _, part in split(((), inputs), sizes)]
+            whole = join(on_nodes(self._forward, parts, nodes), sizes)
+            if whole is not None:
+                return whole, sizes
+            self._apart = False
+        return self._forward(inputs), (rows,)
+
+    def _forward(self, inputs: dict[str, Any]) -> Any:  # noqa: ANN401  (as above)
         with torch.no_grad():
-            return self._ends(input_ids=input_ids, **inputs)
+            return self._ends(**inputs)
 
     def generate(self, input_ids: torch.Tensor, **options: Any) -> Any:  # noqa: ANN401  (as Transformers')
         """Transformers' `generate` with its own arguments, on `input_ids` (batch, tokens).
 
+        Of a model that listens, the first argument is its features of sounds, (batch, ...).
         Raises PromptTooLong when no token fits after the prompt, ChainBroken when a node fails.
         """
         watch = _Stopwatch()
@@ -207,6 +259,8 @@ class SwarmModel:
             self._runner.forget()
 
     def _generate(self, input_ids: torch.Tensor, watch: _Stopwatch, options: dict[str, Any]) -> Any:  # noqa: ANN401
+        if not self.plan.caches:
+            raise Unsupported(f"{self.plan.architecture} writes no text: call it instead")
         kept = options.get("past_key_values")
         room = self._room(input_ids, options)
         # A cache that its owner keeps will be gone on with: reserve the whole context for it.
@@ -226,21 +280,28 @@ class SwarmModel:
         given = {name for name, value in options.items() if isinstance(value, torch.Tensor)}
         mask = options.get("attention_mask")
         padded = mask is not None and not bool(mask.all())
-        if self._naming is None or len(input_ids) != 1 or padded or given - {"attention_mask"}:
+        plain = len(input_ids) == 1 and not padded and not given - {"attention_mask"}
+        if self._naming is None or self.plan.crosses or not plain:
             return None
         return self._naming.prefix(cast("list[int]", cast("Any", input_ids)[0].tolist()))
 
     def _room(self, input_ids: torch.Tensor, options: dict[str, Any]) -> int:
         """How many tokens the session will hold; lowers what was asked to the context's end."""
-        prompt = input_ids.shape[-1]
+        prompt, listens = input_ids.shape[-1], input_ids.dim() != TEXT_RANK
         context = self.plan.context_tokens
-        if context is not None and prompt >= context:
+        if context is not None and prompt >= context and not listens:
             raise PromptTooLong(f"the prompt is {prompt} tokens, the model's context {context}")
+        settings: Any = self._ends.generation_config
+        default = settings.max_new_tokens or NEW_TOKENS
+        if self.plan.crosses:  # the prompt was the encoder's; its decoder begins with its own
+            begun = options.get("decoder_input_ids")
+            prompt = begun.shape[-1] if begun is not None else SPEECH_BEGINS if listens else 1
+            default = settings.max_new_tokens or (settings.max_length or 0) - prompt
+            default = default if default > 0 else NEW_TOKENS
         wanted: int
         if "max_length" in options and "max_new_tokens" not in options:
             wanted = max(options.pop("max_length") - prompt, 1)
         else:
-            default = cast("Any", self._ends.generation_config).max_new_tokens or NEW_TOKENS
             wanted = options.get("max_new_tokens") or default
         options["max_new_tokens"] = min(wanted, context - prompt) if context else wanted
         return prompt + options["max_new_tokens"]
@@ -251,6 +312,7 @@ class SwarmModel:
         writing_s = at_s[-1] - at_s[0]
         self.last = Generation(
             chain=self._runner.chain,
+            reading=self._runner.chains.get(0, ()) if self.plan.crosses else (),
             standbys=self._runner.standbys,
             steps=tuple(self._runner.steps),
             time_to_first_token_s=at_s[0] - started_s,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from shardline.client.times import StepTimes
 from shardline.codec import Meter, pack, unpack
-from shardline.core.errors import PeerFault, ShardlineError
+from shardline.core.errors import ShardlineError
 from shardline.model import PAGE_TOKENS, Crossing, Returned, led_by, split
 
 if TYPE_CHECKING:
@@ -39,15 +39,12 @@ class Runner:
         portal: BlockingPortal,
         sessions: Sessions,
         *,
-        begin: Callable[[], RemoteSession],
+        begin: Callable[[int], RemoteSession],
         tokens: int,
-        links: tuple[tuple[int | str, ...], ...],
     ) -> None:
         self._portal = portal
         self._sessions = sessions
         self._begin = begin
-        self._links = links
-        """Where in the last block's output the values are that the chain carries."""
         self._by_cache: weakref.WeakKeyDictionary[Cache, RemoteSession] = (
             weakref.WeakKeyDictionary()
         )
@@ -59,6 +56,8 @@ class Runner:
         """How many tokens a session that is opened now may hold."""
         self.chain: tuple[Hop, ...] = ()
         """Of the session that was stepped last."""
+        self.chains: dict[int, tuple[Hop, ...]] = {}
+        """By the first blocks of a model's chains, those of the sessions that were stepped last."""
         self.standbys: tuple[Hop, ...] = ()
         """Of the same session."""
         self.steps: list[StepTimes] = []
@@ -69,9 +68,9 @@ class Runner:
         session = self._by_cache.get(cache) if cache is not None else None
         pages = 0
         if session is None:
-            wanted = crossing.tokens if cache is None else max(crossing.tokens, self.tokens)
             names = self._names(crossing) if cache is not None else ()
-            session, pages = self._portal.call(self._open, crossing.batch, wanted, names)
+            size = crossing.batch, self._wanted(cache, crossing)
+            session, pages = self._portal.call(self._open, crossing.start, *size, names)
         if cache is not None:
             self._by_cache[cache] = session
         try:
@@ -79,6 +78,14 @@ class Runner:
         finally:
             if cache is None:
                 self._portal.call(self._close, session)
+
+    def _wanted(self, cache: Cache | None, crossing: Crossing) -> int:
+        """Tokens of each sequence for which a session that begins with this step is opened."""
+        if cache is None:
+            return crossing.cache_tokens
+        if crossing.kept:  # what a decoder begins with is known only now, and all else comes on top
+            return crossing.cache_tokens + self.tokens
+        return max(crossing.tokens, self.tokens)
 
     def _names(self, crossing: Crossing) -> tuple[bytes, ...]:
         """What the first pages of a session that begins with this step are called."""
@@ -105,10 +112,11 @@ class Runner:
         meter = Meter(session.encoder)
         segments = pack(crossing.to_tree(), crossing.carried, meter)
         read = functools.partial(self._read, crossing)
-        size = {"rows": crossing.batch, "tokens": crossing.tokens}
+        size = {"rows": crossing.batch, "tokens": crossing.cache_tokens}
         step = functools.partial(session.step, segments, read, **size)
         returned, spent = self._portal.call(step)
         self.chain, self.standbys = session.chain, session.standbys
+        self.chains[crossing.start] = session.chain
         self.steps.append(
             StepTimes(
                 wall_s=time.perf_counter() - started_s,
@@ -126,10 +134,7 @@ class Runner:
     def _read(self, sent: Crossing, segments: Sequence[Segment]) -> Returned:
         """What came back, if it can be the answer to what was sent; raises PeerFault if not."""
         returned = Returned.from_tree(unpack(segments))
-        for end, begin in zip(returned.carried(self._links), sent.carried, strict=True):
-            if (end.shape, end.dtype) != (begin.shape, begin.dtype):
-                what = f"{tuple(end.shape)} of {end.dtype}"
-                raise PeerFault(f"{what} came back for {tuple(begin.shape)} of {begin.dtype}")
+        sent.check(returned)
         return returned
 
     def end(self, cache: Cache) -> None:
@@ -148,10 +153,11 @@ class Runner:
             self._portal.call(self._close, session)
 
     async def _open(
-        self, rows: int, tokens: int, names: Sequence[bytes]
+        self, start: int, rows: int, tokens: int, names: Sequence[bytes]
     ) -> tuple[RemoteSession, int]:
-        """A session, and how many pages of its first tokens the nodes hold."""
-        session = self._begin()
+        """A session on the chain that begins with this block, and how many pages of its first
+        tokens the nodes hold."""
+        session = self._begin(start)
         self._sessions.add(session)
         self._held.add(session)
         try:

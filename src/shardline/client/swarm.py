@@ -12,11 +12,13 @@ import functools
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from anyio.from_thread import start_blocking_portal
 
+from shardline.client.graph import GraphRunner, SwarmGraph
 from shardline.client.model import SwarmModel
 from shardline.client.prefixes import Naming
 from shardline.client.runner import Runner
@@ -26,7 +28,7 @@ from shardline.client.surroundings import EXACT, SwarmAround, Wanted
 from shardline.codec import dtype_name
 from shardline.core.errors import NodeLost, ShardlineError
 from shardline.core.spans import Span, gaps
-from shardline.model import CACHES, fingerprint, load_ends, resolve, trace
+from shardline.model import CACHES, fingerprint, is_graph, load_ends, open_graph, resolve, trace
 from shardline.swarm import Identity, Invite, Left, State, choose_chain, membership
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from shardline.client.surroundings import Mended, Terms
     from shardline.core.ids import NodeId
-    from shardline.model import ChainPlan
+    from shardline.model import ChainPlan, GraphPlan
     from shardline.swarm import AddressBook, Member, NodeRecord
 
 __all__ = ["Swarm", "join", "joined"]
@@ -108,26 +110,25 @@ class Swarm:
         unless `terms` allow less. With `share_prefixes` the nodes keep what they computed of this
         model's prompts, so that later ones that begin alike begin behind it; not beside standbys,
         which need it whole. `tell` hears, on the network's thread, of chains that were mended
-        and of blocks that nobody holds. Raises BadInput for odd terms, NoSuchModel, NoChain,
+        and of blocks that nobody holds. Of a directory that holds a cut graph it is a SwarmGraph:
+        nothing to generate with, no standbys. Raises BadInput for odd terms, NoSuchModel, NoChain,
         CorruptWeights, or NotCovered with the blocks that nobody holds.
         """
         terms.check()
+        if is_graph(Path(model).expanduser()):
+            return self._graph(open_graph(Path(model).expanduser()), terms, tell)
         plan = trace(resolve(model))
         print_ = fingerprint(plan.model_dir)
         records = self.nodes_now()
         held = dtype_name(dtype) if dtype else _covered_dtype(records, plan, print_)
-        choose_chain(records, blocks=plan.blocks, fingerprint=print_, dtype=held)
-        wanted = Wanted(plan.blocks, print_, held)
-        around = SwarmAround(self._member, self._caller.records, wanted, tell)
-        self._portal.call(self._caller.get_ready, records, around)
+        around = self._around(Wanted(plan.blocks, print_, held), records, tell)
         runner = Runner(
             self._portal,
             self._caller.sessions,
-            begin=lambda: RemoteSession(
-                around, print_, Span(0, plan.blocks), standby=bool(standby), terms=terms
+            begin=lambda start: RemoteSession(
+                around, print_, plan.chain_at(start).span, standby=bool(standby), terms=terms
             ),
             tokens=plan.context_tokens or 0,
-            links=tuple(link.output for link in plan.links),
         )
         name, *fewer = held.split("+")
         if fewer:
@@ -136,6 +137,35 @@ class Swarm:
         ends = load_ends(plan, runner, dtype=used, device=torch.device(device))
         naming = Naming(f"{print_} {held} {terms}") if share_prefixes else None
         return SwarmModel(ends, plan, runner, naming)
+
+    def _graph(
+        self, plan: GraphPlan, terms: Terms, tell: Callable[[Mended | str], None]
+    ) -> SwarmGraph:
+        """A cut graph's stages on the swarm."""
+        signature = plan.signature()
+        wanted = Wanted(plan.blocks, plan.fingerprint, plan.terms)
+        around = self._around(wanted, self.nodes_now(), tell)
+        runner = GraphRunner(
+            plan,
+            signature,
+            self._portal,
+            self._caller.sessions,
+            begin=lambda start: RemoteSession(
+                around, plan.fingerprint, Span(start, plan.blocks), terms=terms
+            ),
+        )
+        return SwarmGraph(plan, signature, runner)
+
+    def _around(
+        self, wanted: Wanted, records: list[NodeRecord], tell: Callable[[Mended | str], None]
+    ) -> SwarmAround:
+        """What a model's sessions need to know; raises NotCovered if nobody holds some blocks."""
+        choose_chain(
+            records, blocks=wanted.blocks, fingerprint=wanted.fingerprint, dtype=wanted.dtype
+        )
+        around = SwarmAround(self._member, self._caller.records, wanted, tell)
+        self._portal.call(self._caller.get_ready, records, around)
+        return around
 
 
 @dataclass(slots=True)

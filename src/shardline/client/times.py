@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["StepTimes"]
+if TYPE_CHECKING:
+    from shardline.swarm import Hop
+
+__all__ = ["Passed", "StepTimes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +34,20 @@ class StepTimes:
         """Time per link that no node computed in: codecs, frames, queues, wake-ups, network."""
         links = len(self.nodes_s) + 1
         return 1e3 * max(0.0, self.wall_s - sum(self.nodes_s)) / links
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """How a plain call went, whose batch may have gone in parts."""
+
+    chain: tuple[Hop, ...]
+    """Of the part that came back last."""
+    steps: tuple[StepTimes, ...]
+    rows: tuple[int, ...]
+    """Of each part."""
+    wall_s: float
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes of tensors that crossed any link."""
+        return sum(step.moved_bytes for step in self.steps)

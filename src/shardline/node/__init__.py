@@ -2,6 +2,7 @@
 
 from shardline.node.links import Rates
 from shardline.node.machine import Budget, memory_limit_bytes, open_device
+from shardline.node.models import ChainModel
 from shardline.node.moving import Pace
 from shardline.node.probing import measure_rates
 from shardline.node.serving import Person, Serving, Settings, serve
@@ -9,6 +10,7 @@ from shardline.node.worker import Duty, Worker
 
 __all__ = [
     "Budget",
+    "ChainModel",
     "Duty",
     "Pace",
     "Person",

@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shardline.core.errors import ShardlineError
 from shardline.core.spans import Span
-from shardline.model import LoadedSpan, decode_rate, load_span
 from shardline.runtime import SpanEngine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from concurrent.futures import Executor
 
     import torch
-    from torch import nn
 
     from shardline.node.machine import Budget
 
@@ -38,11 +37,11 @@ class Holding:
     """The blocks that are here and the engine that runs them; `thread` is the engine's."""
 
     def __init__(self, budget: Budget, device: torch.device, thread: Executor) -> None:
-        self.engine = SpanEngine(LoadedSpan(budget.plan, Span(0, 1), {}), cache_tokens=0)
+        self.engine = SpanEngine(budget.model.runs({}, 0), cache_tokens=0)
         self._budget = budget
         self._device = device
         self._thread = thread
-        self._blocks: dict[int, nn.Module] = {}
+        self._blocks: dict[int, Any] = {}
         self._serves = Span(0, 1)
 
     async def make_room(self, to: Span) -> bool:
@@ -55,7 +54,7 @@ class Holding:
         report = self.engine.report()
         if tokens < max(1, report.cache_tokens_total - report.cache_tokens_free):
             return False
-        await self._give(tokens)
+        await self._give(coming)
         return True
 
     async def fetch(self, span: Span) -> None:
@@ -63,16 +62,16 @@ class Holding:
 
         Raises CorruptWeights and whatever reading memory or disk may: then what was read is let go.
         """
-        fresh: dict[int, nn.Module] = {}
+        fresh: dict[int, Any] = {}
         for piece in _pieces([block for block in _range(span) if block not in self._blocks]):
-            loaded = await asyncio.to_thread(self._read, piece)
-            fresh |= loaded.blocks
+            read = functools.partial(self._budget.model.read, piece, self._device)
+            fresh |= await asyncio.to_thread(read)
         self._blocks |= fresh
 
     async def serve(self, span: Span) -> None:
         """Promise what this span leaves free; other blocks that are here serve on."""
         self._serves = span
-        await self._give(max(0, self._budget.cache_tokens(span, beside=self._blocks)))
+        await self._give(self._blocks)
 
     async def try_out(self) -> float:
         """As `measure`, quickly, on a block that is read for this and let go; nothing is here yet.
@@ -91,12 +90,11 @@ class Holding:
             await self.keep(None)
 
     async def measure(self, budget_s: float = MEASURE_S) -> float:
-        """Single-token steps a second through one of the blocks that serve; 0 if none can be told.
+        """Single steps a second through one of the blocks that serve; 0 if none can be told.
 
         Takes so long, and more where a block takes that long; the engine waits.
         """
-        loaded = self._loaded().part(self._serves)
-        rate = functools.partial(decode_rate, loaded, budget_s=budget_s)
+        rate = functools.partial(self._budget.model.rate, self._blocks, self._serves, budget_s)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, rate)
         except ShardlineError as error:
@@ -116,7 +114,7 @@ class Holding:
         """Sessions, and memory for weights and cache, as far as they are promised."""
         report, budget = self.engine.report(), self._budget
         taken = report.cache_tokens_total - report.cache_tokens_free
-        each_bytes = budget.token_bytes(self._serves)
+        each_bytes = budget.model.token_bytes(self._serves)
         return {
             "sessions": report.sessions,
             "cache_tokens_free": report.cache_tokens_free,
@@ -124,22 +122,12 @@ class Holding:
             "memory_used_bytes": budget.blocks_bytes(self._blocks) + taken * each_bytes,
         }
 
-    def _read(self, span: Span) -> LoadedSpan:
-        budget = self._budget
-        loaded = load_span(
-            budget.plan, span, dtype=budget.dtype, device=self._device, weights=budget.weights
-        )
-        loaded.warm()
-        return loaded
-
-    def _loaded(self) -> LoadedSpan:
-        """All blocks that are here; those between them may not be."""
-        hull = Span(min(self._blocks, default=0), max(self._blocks, default=0) + 1)
-        return LoadedSpan(self._budget.plan, hull, dict(self._blocks), self._budget.cache)
-
-    async def _give(self, cache_tokens: int) -> None:
-        loaded = self._loaded()
-        hold = lambda: self.engine.hold(loaded, cache_tokens=cache_tokens)  # noqa: E731
+    async def _give(self, held: Iterable[int]) -> None:
+        """Let the engine have the blocks that are here, and what all these leave free."""
+        budget, serves = self._budget, self._serves
+        tokens = max(0, budget.cache_tokens(serves, beside=held))
+        loaded = budget.model.runs(self._blocks, budget.room_bytes(serves, beside=held))
+        hold = lambda: self.engine.hold(loaded, cache_tokens=tokens)  # noqa: E731
         await asyncio.get_running_loop().run_in_executor(self._thread, hold)
 
 

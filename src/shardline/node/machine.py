@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from shardline.codec import dtype_name
 from shardline.core.errors import BadInput, SpanTooLarge
 from shardline.core.spans import Span
 from shardline.core.units import format_bytes
-from shardline.model import PagedLayer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from shardline.model import ChainPlan, Weights
+    from shardline.node.models import Model
 
 __all__ = ["Budget", "memory_limit_bytes", "open_device"]
 
@@ -65,19 +63,8 @@ def memory_limit_bytes(asked_bytes: int | None, device: torch.device) -> int:
 class Budget:
     """The memory a node may use for weights and cache, and what fits into it."""
 
-    plan: ChainPlan
-    dtype: torch.dtype
+    model: Model
     memory_bytes: int
-    weights: Weights | None = None
-    """How the blocks are held; None is as they are."""
-    cache: type[PagedLayer] = PagedLayer
-    """How keys and values are held."""
-
-    @property
-    def terms(self) -> str:
-        """What the nodes of a chain have to agree on: the dtype and, if fewer, the bits held."""
-        weights = self.weights.kind.word if self.weights else ""
-        return "+".join(filter(None, (dtype_name(self.dtype), weights, self.cache.word)))
 
     def span_bytes(self, span: Span) -> int:
         """Bytes of the span's parameters."""
@@ -85,36 +72,30 @@ class Budget:
 
     def blocks_bytes(self, blocks: Iterable[int]) -> int:
         """Bytes of these blocks' parameters, wherever they are in the model."""
-        weights = self.weights
-        each_bytes = weights.block_bytes if weights else self.plan.block_bytes(self.dtype)
+        each_bytes = self.model.block_bytes
         return sum(each_bytes[block] for block in blocks)
+
+    def room_bytes(self, span: Span, *, beside: Iterable[int] = ()) -> int:
+        """What is left beside the parameters of the span, and of more blocks; maybe negative."""
+        return self.memory_bytes - self.blocks_bytes({*range(span.start, span.stop), *beside})
 
     def cache_tokens(self, span: Span, *, beside: Iterable[int] = ()) -> int:
         """Tokens of cache that fit beside the parameters of the span, and of more blocks.
 
         Negative if these do not fit.
         """
-        held = {*range(span.start, span.stop), *beside}
-        left_bytes = self.memory_bytes - self.blocks_bytes(held)
-        return min(left_bytes // max(1, self.token_bytes(span)), TOKENS_MOST)
-
-    def token_bytes(self, span: Span) -> int:
-        """Bytes of cache that a token of one sequence takes on this span, as they are held.
-
-        What a step needs beside, such as a block's keys and values for attention to read, counts
-        as little as its activations do.
-        """
-        return self.plan.cache_bytes_per_token(self.dtype, span, self.cache)
+        left_bytes = self.room_bytes(span, beside=beside)
+        return min(left_bytes // max(1, self.model.token_bytes(span)), TOKENS_MOST)
 
     @property
-    def step_bytes(self) -> int:
-        """What one step of one sequence carries from block to block, as it is computed."""
-        return sum(self.plan.widths) * self.dtype.itemsize
+    def blocks(self) -> int:
+        """How many the model has."""
+        return len(self.model.block_bytes)
 
     def fits(self) -> int:
         """How many consecutive blocks fit wherever they start, with room for TOKENS_LEAST."""
-        for count in range(self.plan.blocks, 0, -1):
-            starts = range(self.plan.blocks - count + 1)
+        for count in range(self.blocks, 0, -1):
+            starts = range(self.blocks - count + 1)
             spans = [Span(start, start + count) for start in starts]
             if all(self.cache_tokens(span) >= TOKENS_LEAST for span in spans):
                 return count
@@ -127,8 +108,9 @@ class Budget:
                 limit = format_bytes(self.memory_bytes)
                 raise SpanTooLarge(f"not one block fits into {limit}: give --memory more")
         elif self.cache_tokens(span) < TOKENS_LEAST:
+            beside_bytes = TOKENS_LEAST * self.model.token_bytes(span)
             raise SpanTooLarge(
-                f"blocks {span} need {format_bytes(self.span_bytes(span))} and room for "
-                f"{TOKENS_LEAST} tokens of cache, but the limit is "
-                f"{format_bytes(self.memory_bytes)}: {self.fits()} of {self.plan.blocks} blocks fit"
+                f"blocks {span} need {format_bytes(self.span_bytes(span))}, and "
+                f"{format_bytes(beside_bytes)} beside them for sessions, but the limit is "
+                f"{format_bytes(self.memory_bytes)}: {self.fits()} of {self.blocks} blocks fit"
             )

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shardline.codec import unpack
 from shardline.core.errors import SessionUnknown, ShardlineError, StepFailed
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shardline.core.ids import Seat
     from shardline.core.segments import Segment
     from shardline.core.spans import Span
-    from shardline.model import Returned
+    from shardline.model import AnyCrossing, Returned
     from shardline.node.tally import Tally
     from shardline.node.wiring import Written
     from shardline.runtime import SpanEngine
@@ -54,7 +54,7 @@ class _Asked:
     seat: Seat
     span: Span
     segments: Sequence[Segment]
-    write: Callable[[Crossing | Returned], Written]
+    write: Callable[[AnyCrossing | Returned], Written]
     future: asyncio.Future[Computed]
     came_s: float
     tokens: int = 0
@@ -64,11 +64,19 @@ class _Asked:
 class Rounds:
     """Steps on their way through the engine; one at a time of each seat."""
 
-    def __init__(self, engine: SpanEngine, thread: Executor, clock: Clock, tally: Tally) -> None:
+    def __init__(
+        self,
+        engine: SpanEngine,
+        thread: Executor,
+        clock: Clock,
+        tally: Tally,
+        read: Callable[[Any], AnyCrossing] = Crossing.from_tree,
+    ) -> None:
         self._scheduler = Scheduler(engine)
         self._thread = thread
         self._clock = clock
         self._tally = tally
+        self._read = read
         self._lock = threading.Lock()
         self._new: list[_Asked] = []
         """What the next round finds; behind the lock."""
@@ -85,7 +93,7 @@ class Rounds:
         seat: Seat,
         span: Span,
         segments: Sequence[Segment],
-        write: Callable[[Crossing | Returned], Written],
+        write: Callable[[AnyCrossing | Returned], Written],
     ) -> Computed:
         """One step of this seat: bytes to tensors, the blocks' work, tensors to bytes.
 
@@ -142,7 +150,7 @@ class Rounds:
         told: list[tuple[_Asked, Computed | ShardlineError]] = []
         for asked in new:
             try:
-                crossing = Crossing.from_tree(unpack(asked.segments))
+                crossing = self._read(unpack(asked.segments))
             except Exception as error:  # noqa: BLE001  (a task's supervisor)
                 told.append((asked, _failure(error)))
                 continue
@@ -150,7 +158,8 @@ class Rounds:
             asked.tokens = crossing.batch * crossing.tokens
             self._taken[asked.seat] = asked
             self._scheduler.add(asked.seat, crossing)
-            self._gathering.came(asked.seat, asked.came_s)
+            if isinstance(crossing, Crossing):  # others run alone, so waiting gathers nothing
+                self._gathering.came(asked.seat, asked.came_s)
         return told
 
     def _gathers(self) -> bool:
@@ -201,7 +210,7 @@ class Rounds:
         return told
 
     def _computed(
-        self, asked: _Asked, found: Crossing | Returned | ShardlineError, tokens: int
+        self, asked: _Asked, found: AnyCrossing | Returned | ShardlineError, tokens: int
     ) -> Computed | ShardlineError:
         if isinstance(found, ShardlineError):
             return found

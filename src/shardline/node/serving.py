@@ -18,16 +18,15 @@ import torch
 
 from shardline.codec import WIRES
 from shardline.core.clock import SystemClock
-from shardline.core.errors import Unsupported
 from shardline.core.ids import short
 from shardline.core.spans import Span
-from shardline.model import PagedLayer, Weights, computing_thread, fingerprint, resolve, trace
+from shardline.model import PagedLayer, computing_thread
 from shardline.node.holding import Holding
 from shardline.node.machine import Budget, memory_limit_bytes, open_device
+from shardline.node.models import Held, open_model
 from shardline.node.moving import Mover, Pace
 from shardline.node.probing import Prober
 from shardline.node.telling import Teller
-from shardline.node.wiring import Wires
 from shardline.node.worker import Duty, Worker
 from shardline.swarm import NodeRecord, State, choose_place, membership
 
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from shardline.core.errors import ShardlineError
     from shardline.core.ids import NodeId
     from shardline.core.segments import Segment
-    from shardline.model import ChainPlan, Kind
+    from shardline.model import Kind
     from shardline.swarm import AddressBook, Identity, Invite, Member
     from shardline.wire import Message
 
@@ -117,9 +116,11 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
     invite, the address, the memory.
     """
     device = open_device(settings.device)
-    plan, print_ = await asyncio.to_thread(_study, settings.model)
-    budget = await asyncio.to_thread(_budget, settings, plan, device)
-    wanted = None if settings.blocks == "auto" else Span.parse(settings.blocks, blocks=plan.blocks)
+    held = Held(settings.dtype, settings.weights, settings.weights_folder, settings.cache)
+    model = await asyncio.to_thread(open_model, settings.model, held, device)
+    budget = Budget(model, memory_limit_bytes(settings.memory_bytes, device))
+    auto = settings.blocks == "auto"
+    wanted = None if auto else Span.parse(settings.blocks, blocks=budget.blocks)
     budget.check(wanted)
     mail = _Mail()
     async with _joining(settings, invite, identity, person.book, mail) as member:
@@ -128,7 +129,7 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
         threads = settings.threads or torch.get_num_threads()
         with computing_thread(threads, "shardline-engine") as thread:
             holding = Holding(budget, device, thread)
-            record = _record(settings, identity.node_id, budget, wanted, print_)
+            record = _record(settings, identity.node_id, budget, wanted)
             teller = Teller(member, record, holding, clock)
             span = wanted or await _choose(teller, holding, budget, settings.pace.news_s)
             started_s = clock.monotonic_s()
@@ -136,15 +137,14 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
             await holding.fetch(span)
             await holding.serve(span)
             async with asyncio.TaskGroup() as tasks:
-                duty = Duty(identity.node_id, print_, span, _wires(settings, plan))
+                duty = Duty(identity.node_id, model.fingerprint, span, model.wires(settings.wire))
                 worker = mail.worker = _worker(member, duty, holding, thread, tasks)
                 rate = worker.tally.block_steps_per_s = await holding.measure()
                 await teller.publish(state=State.READY, block_steps_per_s=rate)
                 load_s = clock.monotonic_s() - started_s
-                whole = budget.weights.whole if budget.weights else ()
-                sizes = budget.span_bytes(span), load_s, whole, _cache_whole(settings, plan)
+                sizes = budget.span_bytes(span), load_s, *model.exceptions
                 person.serving(Serving(teller.record, member.listening, *sizes))
-                mover = Mover(teller, holding, worker, settings.pace, clock, budget.step_bytes)
+                mover = Mover(teller, holding, worker, settings.pace, clock, model.step_bytes)
                 prober = _prober(member, teller, worker, settings.pace)
                 with _beside(tasks, mover.run(), prober.run()):
                     await teller.stay(worker, person.stop)
@@ -233,40 +233,6 @@ async def _leave(teller: Teller, worker: Worker, pace: Pace) -> None:
     worker.close()
 
 
-def _wires(settings: Settings, plan: ChainPlan) -> Wires:
-    return Wires(settings.wire, tuple(link.output for link in plan.links))
-
-
-def _study(model: str) -> tuple[ChainPlan, str]:
-    plan = trace(resolve(model))
-    return plan, fingerprint(plan.model_dir)
-
-
-def _budget(settings: Settings, plan: ChainPlan, device: torch.device) -> Budget:
-    limit_bytes = memory_limit_bytes(settings.memory_bytes, device)
-    weights = _weights(settings, plan, device)
-    cache = settings.cache if any(plan.cache_vectors_per_token) else PagedLayer
-    return Budget(plan, _dtype(settings, plan), limit_bytes, weights, cache)
-
-
-def _cache_whole(settings: Settings, plan: ChainPlan) -> int:
-    fewer = settings.cache is not PagedLayer
-    return plan.cache_vectors_per_token.count(0) if fewer else 0
-
-
-def _dtype(settings: Settings, plan: ChainPlan) -> torch.dtype:
-    own = settings.dtype or str(plan.config.dtype).removeprefix("torch.")
-    return torch.float32 if own == "float32" else torch.bfloat16
-
-
-def _weights(settings: Settings, plan: ChainPlan, device: torch.device) -> Weights | None:
-    if settings.weights is None:
-        return None
-    if device.type != "cpu":
-        raise Unsupported(f"{settings.weights.word} weights are built for the CPU, not {device}")
-    return Weights.plan(plan, _dtype(settings, plan), settings.weights, settings.weights_folder)
-
-
 async def _choose(teller: Teller, holding: Holding, budget: Budget, news_s: float) -> Span:
     """The span that the swarm lacks most, of as many blocks as fit here, at this node's speed and
     with its links.
@@ -284,26 +250,24 @@ async def _choose(teller: Teller, holding: Holding, budget: Budget, news_s: floa
             break
     await teller.measure()
     me = msgspec.structs.replace(teller.record, block_steps_per_s=rate, **teller.links.told())
-    return await asyncio.to_thread(choose_place, records, me, step_bytes=budget.step_bytes)
+    return await asyncio.to_thread(choose_place, records, me, step_bytes=budget.model.step_bytes)
 
 
-def _record(
-    settings: Settings, node: NodeId, budget: Budget, wanted: Span | None, print_: str
-) -> NodeRecord:
+def _record(settings: Settings, node: NodeId, budget: Budget, wanted: Span | None) -> NodeRecord:
     """Before any blocks are chosen it names those that would fit from the first on."""
     span = wanted or Span(0, budget.fits())
     return NodeRecord(
         node=node,
         name=settings.name,
         shardline=version("shardline"),
-        model=budget.plan.model_dir.name,
-        fingerprint=print_,
-        blocks=budget.plan.blocks,
+        model=budget.model.name,
+        fingerprint=budget.model.fingerprint,
+        blocks=budget.blocks,
         start=span.start,
         stop=span.stop,
         state=State.LOADING,
         device=settings.device,
-        dtype=budget.terms,
+        dtype=budget.model.terms,
         memory_bytes=budget.memory_bytes,
         fits=budget.fits(),
         pinned=settings.blocks != "auto",

@@ -7,16 +7,16 @@ told to stay finer. Only what the chain carries is written so: side inputs stay 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shardline.codec import BLOCK, WIRES, Meter, coarsest, encoder, exactly, pack
 from shardline.model import Crossing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from shardline.core.segments import Segment
-    from shardline.model import Returned
+    from shardline.model import AnyCrossing, Returned
 
 __all__ = ["EXACT", "Wires", "Wiring", "Written"]
 
@@ -25,12 +25,12 @@ RAW: Final = WIRES[0]
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """How one node writes."""
+    """How one node writes, and reads."""
 
     coarsest: str = RAW
     """Finer where a session wants it."""
-    links: tuple[tuple[int | str, ...], ...] = ()
-    """Where in the last block's output the values are that the chain carries."""
+    read: Callable[[Any], AnyCrossing] = Crossing.from_tree
+    """What makes a step of the plain data that came; raises PeerFault for anything else."""
 
 
 EXACT: Final = Wires()
@@ -66,11 +66,10 @@ class Wiring:
         self.wire = self._agreed(allowed)
         self.coarse |= self.wire != RAW
 
-    def write(self, out: Crossing | Returned) -> Written:
+    def write(self, out: AnyCrossing | Returned) -> Written:
         """The outputs for the next node or, after the last block, for the caller."""
-        hidden = out.carried if isinstance(out, Crossing) else out.carried(self.wires.links)
         meter = Meter(encoder(self.wire, block=self.block))
-        segments = pack(out.to_tree(), hidden, meter)
+        segments = pack(out.to_tree(), out.carried, meter)
         return Written(segments, meter.wire, max(0, meter.saved_bytes))
 
     def readable(

@@ -104,7 +104,7 @@ class Worker:
         self._computing = 0
         self._strangers = Ration(STRANGERS_TOLD_PER_S)
         self.tally = Tally()
-        self._rounds = Rounds(engine, thread, clock, self.tally)
+        self._rounds = Rounds(engine, thread, clock, self.tally, duty.wires.read)
 
     @property
     def queue(self) -> int:

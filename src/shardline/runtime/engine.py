@@ -7,7 +7,7 @@ passes the time in, and calls it from one thread.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from shardline.core.errors import CacheFull, PeerFault, SessionUnknown, ShardlineError
 from shardline.model import PAGE_TOKENS
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from shardline.core.ids import Seat
     from shardline.core.spans import Span
-    from shardline.model import Crossing, Pages, Returned
+    from shardline.model import AnyCrossing, Pages, Returned
 
 __all__ = ["EngineReport", "RunsBlocks", "SpanEngine"]
 
@@ -38,44 +38,48 @@ SESSIONS_MAX = 1_024
 
 @runtime_checkable
 class RunsBlocks(Protocol):
-    """What the engine asks of a loaded span."""
+    """What the engine asks of a loaded span.
+
+    Steps and caches are of its own kind: whoever owns the engine reads what comes accordingly.
+    """
 
     def part(self, span: Span) -> RunsBlocks:
         """The same blocks seen as a shorter span; the weights are shared."""
         ...
 
-    def new_cache(self, tokens: int, shared: Sequence[Pages] = ()) -> Cache:
-        """A session's cache for `tokens` tokens of each row, the first of them in shared pages."""
+    def new_cache(self, tokens: int, shared: Sequence[Pages] = ()) -> Cache | None:
+        """A session's cache for `tokens` tokens of each row, the first of them in shared pages.
+
+        None where nothing is kept from step to step.
+        """
         ...
 
-    def pages(self, cache: Cache, first: int, stop: int) -> Pages | None:
+    def pages(self, cache: Any, first: int, stop: int) -> Pages | None:  # noqa: ANN401 - its own
         """These tokens of a cache as pages of their own; None where they cannot be shared."""
         ...
 
-    def truncate(self, cache: Cache, tokens: int) -> None:
+    def truncate(self, cache: Any, tokens: int) -> None:  # noqa: ANN401 - as above
         """Forget all tokens but the first so many; raises ValueError where that cannot be done."""
         ...
 
-    def check(self, cache: Cache, tokens: int) -> None:
+    def check(self, cache: Any, tokens: int) -> None:  # noqa: ANN401 - as above
         """Raise AssertionError unless the cache is in order and holds so many tokens."""
         ...
 
     def run_together(
-        self, steps: Sequence[tuple[Crossing, Cache]]
-    ) -> list[Crossing | Returned | ShardlineError]:
+        self, steps: Sequence[tuple[Any, Any]]
+    ) -> Sequence[AnyCrossing | Returned | ShardlineError]:
         """The blocks' work on a step of each of several sessions; fills each one's cache.
 
         What goes wrong with one of them is its own result, and no other's.
         """
         ...
 
-    def pieces(self, crossing: Crossing, cache: Cache, tokens: int) -> list[Crossing]:
+    def pieces(self, crossing: Any, cache: Any, tokens: int) -> Sequence[AnyCrossing]:  # noqa: ANN401
         """The same step in several of at most so many tokens; whole where it cannot be cut."""
         ...
 
-    def joined(
-        self, crossing: Crossing, parts: Sequence[Crossing | Returned]
-    ) -> Crossing | Returned:
+    def joined(self, crossing: Any, parts: Sequence[Any]) -> AnyCrossing | Returned:  # noqa: ANN401
         """What the step gives, of what its pieces gave."""
         ...
 
@@ -93,7 +97,7 @@ class EngineReport:
 class _Session:
     span: RunsBlocks
     blocks: Span
-    cache: Cache
+    cache: Cache | None
     rows: int
     tokens: int
     filled: int
@@ -216,7 +220,7 @@ class SpanEngine:
         state.held, state.attached, state.filled = held, attached, tokens
         state.named = None  # other tokens may come in their place
 
-    def step(self, seat: Seat, crossing: Crossing, *, now_s: float) -> Crossing | Returned:
+    def step(self, seat: Seat, crossing: AnyCrossing, *, now_s: float) -> AnyCrossing | Returned:
         """One session's step; raises what `steps` gives back as an error."""
         (found,) = self.steps([(seat, crossing)], now_s=now_s)
         if isinstance(found, ShardlineError):
@@ -224,15 +228,15 @@ class SpanEngine:
         return found
 
     def steps(
-        self, asked: Sequence[tuple[Seat, Crossing]], *, now_s: float
-    ) -> list[Crossing | Returned | ShardlineError]:
+        self, asked: Sequence[tuple[Seat, AnyCrossing]], *, now_s: float
+    ) -> list[AnyCrossing | Returned | ShardlineError]:
         """A step of each of these sessions, each once: what crosses in, and what goes on.
 
         Those on the same blocks are run together. A step's result is SessionUnknown, CacheFull
         beyond its reservation, PeerFault for what does not fit the model, or StepFailed when a
         block fails; after the last two its session's cache is spoilt.
         """
-        found: list[Crossing | Returned | ShardlineError | None] = [None] * len(asked)
+        found: list[AnyCrossing | Returned | ShardlineError | None] = [None] * len(asked)
         together: dict[int, list[int]] = {}
         for index, (seat, crossing) in enumerate(asked):
             refusal = self._take(seat, crossing, now_s)
@@ -251,7 +255,7 @@ class SpanEngine:
                 self._keep(state)
         return [result for result in found if result is not None]
 
-    def pieces(self, seat: Seat, crossing: Crossing, tokens: int) -> list[Crossing]:
+    def pieces(self, seat: Seat, crossing: AnyCrossing, tokens: int) -> list[AnyCrossing]:
         """A step in pieces of at most so many tokens; whole if it cannot be cut, or cannot be run.
 
         They are steps of the session: nothing else of it may come between them.
@@ -259,15 +263,15 @@ class SpanEngine:
         state = self._sessions.get(seat)
         if state is None or self._refusal(state, crossing) is not None:
             return [crossing]
-        return state.span.pieces(crossing, state.cache, tokens)
+        return list(state.span.pieces(crossing, state.cache, tokens))
 
     def joined(
-        self, seat: Seat, crossing: Crossing, parts: Sequence[Crossing | Returned]
-    ) -> Crossing | Returned:
+        self, seat: Seat, crossing: AnyCrossing, parts: Sequence[AnyCrossing | Returned]
+    ) -> AnyCrossing | Returned:
         """What a step gives, of what its pieces gave; the session must be open."""
         return self._sessions[seat].span.joined(crossing, parts)
 
-    def _take(self, seat: Seat, crossing: Crossing, now_s: float) -> ShardlineError | None:
+    def _take(self, seat: Seat, crossing: AnyCrossing, now_s: float) -> ShardlineError | None:
         """Count a step's tokens before it is run, or say why it cannot be."""
         state = self._sessions.get(seat)
         if state is None:
@@ -278,12 +282,12 @@ class SpanEngine:
                 self._prefixes.release(state.held)
                 state.held = ()
             state.used_at_s = now_s
-            state.filled += crossing.tokens
+            state.filled += crossing.cache_tokens
         return refusal
 
     @staticmethod
-    def _refusal(state: _Session, crossing: Crossing) -> CacheFull | None:
-        filled = state.filled + crossing.tokens
+    def _refusal(state: _Session, crossing: AnyCrossing) -> CacheFull | None:
+        filled = state.filled + crossing.cache_tokens
         if crossing.batch == state.rows and filled <= state.tokens:
             return None
         return CacheFull(

@@ -15,10 +15,10 @@ from shardline.core.errors import ShardlineError
 
 if TYPE_CHECKING:
     from shardline.core.ids import Seat
-    from shardline.model import Crossing, Returned
+    from shardline.model import AnyCrossing, Returned
     from shardline.runtime.engine import SpanEngine
 
-    Found = Crossing | Returned | ShardlineError
+    Found = AnyCrossing | Returned | ShardlineError
 
 __all__ = ["Scheduler"]
 
@@ -29,10 +29,10 @@ make reading dear, since each round reads all weights. A session that is alone h
 
 @dataclass(slots=True)
 class _Waiting:
-    whole: Crossing
-    rest: list[Crossing] = field(default_factory=list["Crossing"])
+    whole: AnyCrossing
+    rest: list[AnyCrossing] = field(default_factory=list["AnyCrossing"])
     """Pieces that are still to be run, once it was cut."""
-    done: list[Crossing | Returned] = field(default_factory=list["Crossing | Returned"])
+    done: list[AnyCrossing | Returned] = field(default_factory=list["AnyCrossing | Returned"])
 
 
 class Scheduler:
@@ -50,7 +50,7 @@ class Scheduler:
         """Steps that wait."""
         return len(self._waiting)
 
-    def add(self, seat: Seat, crossing: Crossing) -> None:
+    def add(self, seat: Seat, crossing: AnyCrossing) -> None:
         """Let a session's step wait; a session has one step at a time."""
         self._waiting[seat] = _Waiting(crossing)
 
@@ -78,14 +78,14 @@ class Scheduler:
             del self._waiting[seat]
         return over
 
-    def _next(self) -> list[tuple[Seat, Crossing]]:
+    def _next(self) -> list[tuple[Seat, AnyCrossing]]:
         """What the next round runs."""
         writes = [
             (seat, waiting.whole)
             for seat, waiting in self._waiting.items()
             if waiting.whole.tokens == 1
         ]
-        reads: list[tuple[Seat, Crossing]] = []
+        reads: list[tuple[Seat, AnyCrossing]] = []
         budget = ROUND_TOKENS
         for seat, waiting in self._waiting.items():
             if waiting.whole.tokens == 1:
@@ -99,7 +99,7 @@ class Scheduler:
             budget -= tokens
         return [*writes, *reads]
 
-    def _cut(self, seat: Seat, whole: Crossing) -> list[Crossing]:
+    def _cut(self, seat: Seat, whole: AnyCrossing) -> list[AnyCrossing]:
         if self._engine.report().sessions == 1:
             return [whole]
         return self._engine.pieces(seat, whole, max(1, ROUND_TOKENS // whole.batch))

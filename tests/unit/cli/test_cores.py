@@ -66,12 +66,13 @@ def test_cores_that_cannot_be_had_are_bad_input() -> None:
 
 
 @needs_affinity
-def test_a_bound_process_and_its_later_threads_stay_on_their_cores() -> None:
+def test_a_bound_process_and_its_later_threads_stay_on_their_cores_with_torch_too() -> None:
     script = (
         "import os, threading\n"
         "from shardline.cli.cores import free_cores, pin\n"
         "own = free_cores()[:1]\n"
         "pin(own)\n"
+        "import torch\n"
         "seen = []\n"
         "thread = threading.Thread(target=lambda: seen.append(os.sched_getaffinity(0)))\n"
         "thread.start(); thread.join()\n"

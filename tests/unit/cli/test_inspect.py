@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from transformers import BertConfig
+from transformers import AlbertConfig, BertConfig
 
 from shardline.cli.demo import shipped_model
 from shardline.cli.main import run
@@ -85,6 +85,18 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
+def albert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A config of a model that calls one block again and again."""
+    config: Any = AlbertConfig(
+        vocab_size=96, embedding_size=16, hidden_size=32, num_hidden_layers=2,
+        num_attention_heads=4, intermediate_size=64, architectures=["AlbertForMaskedLM"],
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("models") / "little-albert"
+    config.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("mine")
     (folder / "beside.py").write_text("WIDE = 16\n")
@@ -125,15 +137,27 @@ def test_a_person_sees_a_row_a_stage_and_a_few_lines(ask: Ask) -> None:
     assert carried.startswith("256 B a token between any two blocks")
 
 
-# --- GRAPHS ---
-
-
-def test_an_encoder_is_a_graph_without_its_weights(ask: Ask, bert: str) -> None:
+def test_an_encoder_has_a_chain_and_keeps_no_cache(ask: Ask, bert: str) -> None:
     code, out, err = ask(bert, "--json", "--nodes", "2")
     assert (code, err) == (0, "")
     found = json.loads(out)
-    assert (found["route"], found["architecture"]) == ("graph", "BertModel")
-    assert found["why"] == "BertForMaskedLM does not write text"
+    assert (found["route"], found["architecture"]) == ("chain", "BertForMaskedLM")
+    assert [stage["blocks"] for stage in found["stages"]] == ["0:1", "1:2"]
+    (boundary,) = found["boundaries"]
+    assert [value["shape"] for value in boundary["values"]] == [[None, None, 32]]
+    assert boundary["bytes"] == 4 * 32
+    assert "no cache" in ask(bert, "--nodes", "2")[1]
+
+
+# --- GRAPHS ---
+
+
+def test_a_model_of_one_block_is_a_graph_without_its_weights(ask: Ask, albert: str) -> None:
+    code, out, err = ask(albert, "--json", "--nodes", "2")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert (found["route"], found["architecture"]) == ("graph", "AlbertModel")
+    assert found["why"] == "AlbertForMaskedLM has no list of repeated blocks"
     assert sum(stage["work"] for stage in found["stages"]) == pytest.approx(1)
     assert sum(block["work"] for block in found["blocks"]) == pytest.approx(1)
     (boundary,) = found["boundaries"]
@@ -143,17 +167,17 @@ def test_an_encoder_is_a_graph_without_its_weights(ask: Ask, bert: str) -> None:
     assert "input_ids.0" in found["open_sizes"]
 
 
-def test_a_graph_is_drawn_with_its_boundaries(ask: Ask, bert: str, tmp_path: Path) -> None:
-    page = tmp_path / "bert.svg"
-    code, out, err = ask(bert, "--draw", str(page))
+def test_a_graph_is_drawn_with_its_boundaries(ask: Ask, albert: str, tmp_path: Path) -> None:
+    page = tmp_path / "albert.svg"
+    code, out, err = ask(albert, "--draw", str(page))
     assert (code, err) == (0, "")
     head, *_, graph, example, why = out.splitlines()
     assert head.split()[:2] == ["stage", "ops"]
-    assert graph.startswith("graph: BertModel, ")
+    assert graph.startswith("graph: AlbertModel, ")
     assert "input_ids 2x32" in example
-    assert why == "no chain: BertForMaskedLM does not write text"
+    assert why == "no chain: AlbertForMaskedLM has no list of repeated blocks"
     said = words(page)
-    for word in ("little-bert", "3 stages", "% of the work", "What would cross a cut"):
+    for word in ("little-albert", "3 stages", "% of the work", "What would cross a cut"):
         assert word in said, word
 
 
@@ -186,7 +210,7 @@ def test_what_cannot_be_captured_is_route_none_with_its_line(ask: Ask, file: str
     for said in (found["why"], err):
         assert line in said
         assert "torch.where" in said
-        assert "a list of modules with cut points" in said
+        assert "name the parts that can be captured" in said
     assert ask(f"{file}:choosy")[:2] == (2, "")
 
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from shardline.cli import looking
 from shardline.cli.main import run
 from shardline.cli.serve import CACHES, QUANTISED, tell
 from shardline.model import CACHES as BUILT
-from shardline.model import KINDS, PagedLayer
+from shardline.model import GRAPH_TERMS, KINDS, STEP_TOKENS, PagedLayer
 from shardline.node import Serving
 from tests.unit.swarm.making import record
 
@@ -35,6 +36,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 
 def test_the_choices_are_those_that_are_built() -> None:
     assert tuple(KINDS) == QUANTISED
+    assert looking.GRAPH == GRAPH_TERMS
     assert tuple(BUILT) == CACHES
 
 
@@ -119,3 +121,13 @@ def test_one_line_says_which_blocks_keep_their_cache_as_it_is(
     tell(Serving(told, (), 2**20, 1.0, cache_whole=2))
     _, line = capsys.readouterr().out.splitlines()
     assert line.startswith(f"cache kept in float32: that of 2 of {told.blocks} blocks")
+
+
+def test_a_graphs_node_tells_of_stages_and_of_room_for_steps(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = record(dtype=GRAPH_TERMS, cache_tokens_total=3 * STEP_TOKENS)
+    tell(Serving(told, (), 2**20, 1.0))
+    line = capsys.readouterr().out
+    assert f"serves stages {told.span} of {told.blocks}" in line
+    assert "room for 3 steps" in line

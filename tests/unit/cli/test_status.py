@@ -9,6 +9,7 @@ import pytest
 from shardline.cli import status as command
 from shardline.cli.main import run
 from shardline.core.ids import NodeId
+from shardline.model import GRAPH_TERMS
 from shardline.swarm import Flow, Invite, NodeRecord, State
 
 FIELDS = {
@@ -104,6 +105,15 @@ def test_people_see_the_nodes_and_what_is_missing(
     assert "1.2 ms" in out
     assert "no answer" in out
     assert "no live node holds blocks 6:8 of tiny" in out
+
+
+def test_a_graphs_parts_are_called_stages(
+    seen: list[NodeRecord], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen.append(msgspec.structs.replace(ADA, dtype=GRAPH_TERMS))
+    out = shown(capsys)
+    assert "stages 0:3 of 8" in out
+    assert "no live node holds stages 3:8 of tiny" in out
 
 
 def test_a_path_is_direct_or_names_who_passes_on(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shardline.core.errors import BadInput, SpanTooLarge
 from shardline.core.spans import Span
 from shardline.model import CACHES, PagedLayer, Weights, kind_named
-from shardline.node import Budget
+from shardline.node import Budget, ChainModel
 from shardline.node.machine import TOKENS_LEAST, open_device
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Plan:
 
 
 def budget(sizes: tuple[int, ...], memory_bytes: int) -> Budget:
-    return Budget(cast("ChainPlan", Plan(sizes)), torch.float32, memory_bytes)
+    return Budget(ChainModel(cast("ChainPlan", Plan(sizes)), torch.float32), memory_bytes)
 
 
 def test_what_does_not_fit_says_how_many_blocks_do() -> None:
@@ -74,20 +74,25 @@ def test_weights_in_fewer_bits_leave_room_for_more_blocks_and_are_terms() -> Non
     sizes, room_bytes = (1000,) * 8, 4 * (3 * 1000 + 3 * 10 * TOKENS_LEAST)
     as_they_are = budget(sizes, room_bytes)
     quarter = Weights(kind_named("int8"), None, sizes, ())
-    fewer = Budget(as_they_are.plan, torch.bfloat16, room_bytes, quarter)
-    assert as_they_are.terms == "float32"
-    assert fewer.terms == "bfloat16+int8"
+    plan = cast("ChainPlan", Plan(sizes))
+    fewer = Budget(ChainModel(plan, torch.bfloat16, quarter), room_bytes)
+    assert as_they_are.model.terms == "float32"
+    assert fewer.model.terms == "bfloat16+int8"
     assert fewer.span_bytes(Span(0, 2)) == 2000
     assert fewer.fits() > as_they_are.fits()
 
 
 def test_a_cache_in_8_bits_has_room_for_more_tokens_and_is_terms() -> None:
+    plan = cast("ChainPlan", Plan((1000,) * 8))
     exact = budget((1000,) * 8, 4 * (8 * 1000 + 8 * 10 * TOKENS_LEAST))
     int8 = Weights(kind_named("int8"), None, (1000,) * 8, ())
-    coarse = Budget(exact.plan, torch.float32, exact.memory_bytes, None, CACHES["int8"])
-    both = Budget(exact.plan, torch.bfloat16, exact.memory_bytes, int8, CACHES["int8"])
+    coarse = ChainModel(plan, torch.float32, None, CACHES["int8"])
+    both = ChainModel(plan, torch.bfloat16, int8, CACHES["int8"])
     whole = Span(0, 8)
     assert coarse.terms == "float32+cache8"
     assert both.terms == "bfloat16+int8+cache8"
     assert coarse.token_bytes(whole) == both.token_bytes(whole) == 8 * (10 + 2)
-    assert coarse.cache_tokens(whole) == exact.cache_tokens(whole) * 40 // 12
+    assert (
+        Budget(coarse, exact.memory_bytes).cache_tokens(whole)
+        == exact.cache_tokens(whole) * 40 // 12
+    )

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from shardline.core.errors import CorruptWeights
 from shardline.core.spans import Span, gaps
 from shardline.model import load_span, trace
-from shardline.node import Budget, Pace, holding, moving
+from shardline.node import Budget, Pace, models, moving
 from shardline.node.machine import TOKENS_LEAST
 from shardline.swarm import Hop, Move, NodeRecord, State, decide
 from tests.parity.zoo import make, named
@@ -359,7 +359,7 @@ def test_a_node_that_cannot_read_its_new_blocks_serves_on(  # noqa: PLR0913, PLR
             raise CorruptWeights("model.safetensors: it ends too early")
         return load_span(plan, span, **how)
 
-    monkeypatch.setattr(holding, "load_span", torn)
+    monkeypatch.setattr(models, "load_span", torn)
     order(monkeypatch, "ada", to=Span(2, 4))
     after = nodes.wait_until(lambda records: not records["ada"].placed_at_s)["ada"]
     assert (after.state, str(after.span), after.moves_to) == (State.READY, "0:2", None)

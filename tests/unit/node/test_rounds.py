@@ -12,15 +12,16 @@ import pytest
 from shardline.core.errors import SessionUnknown
 from shardline.core.ids import Seat, SessionId
 from shardline.core.spans import Span
+from shardline.model import Crossing, StageCrossing
 from shardline.node.rounds import Computed, Rounds
 from shardline.node.tally import Tally
 from tests.unit.node.test_worker import Clock, Engine, Thread, inputs, rest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from shardline.core.errors import ShardlineError
-    from shardline.model import Crossing
+    from shardline.model import AnyCrossing
     from shardline.runtime import SpanEngine
 
 pytestmark = pytest.mark.anyio
@@ -69,19 +70,40 @@ class World:
         await asyncio.gather(*asked)
 
 
-@pytest.fixture
-async def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    """Two sessions that came back PAUSE_S after each of two results, and wrote with each other."""
+class Stages(Slow):
+    """Runs steps of a graph."""
+
+    def pieces(self, seat: Seat, crossing: StageCrossing, tokens: int) -> list[StageCrossing]:
+        del seat, tokens
+        return [crossing]
+
+    def steps_of(self, crossing: Any) -> Any:
+        return crossing
+
+
+async def made_world(
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Slow] = Slow,
+    read: Callable[[Any], AnyCrossing] = Crossing.from_tree,
+) -> World:
+    """Two sessions that came back PAUSE_S after each of two results."""
     clock, thread = Clock(), Thread()
     timer = SimpleNamespace(perf_counter=clock.monotonic_s)
     monkeypatch.setattr("shardline.node.rounds.time", timer)
-    engine = Slow(seats={ONE, TWO}, clock=clock)
-    rounds = Rounds(cast("SpanEngine", engine), thread, clock, Tally())
+    engine = kind(seats={ONE, TWO}, clock=clock)
+    rounds = Rounds(cast("SpanEngine", engine), thread, clock, Tally(), read)
     made = World(rounds, engine, thread, clock)
     for _ in range(3):
         await made.together(ONE, TWO)
         clock.now_s += PAUSE_S
-    assert engine.rounds == [2, 2, 2]
+    return made
+
+
+@pytest.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """They wrote with each other."""
+    made = await made_world(monkeypatch)
+    assert made.engine.rounds == [2, 2, 2]
     return made
 
 
@@ -128,3 +150,11 @@ async def test_a_session_that_is_alone_is_run_at_once(world: World) -> None:
         await rest()
         assert asked.done()
         world.clock.now_s += PAUSE_S
+
+
+async def test_steps_of_a_graph_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = await made_world(monkeypatch, Stages, lambda _: StageCrossing(SPAN.start, {}))
+    first = world.ask(ONE)
+    await rest()
+    assert first.done()
+    assert world.engine.rounds == [1] * 7

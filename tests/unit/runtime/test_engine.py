@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -119,6 +120,17 @@ def test_a_session_cannot_outgrow_what_it_reserved() -> None:
     engine.step(session(1), crossing(1, 1), now_s=0.0)
     with pytest.raises(CacheFull):
         engine.step(session(1), crossing(2, 0), now_s=0.0)
+
+
+def test_an_encoders_states_count_against_what_a_session_reserved() -> None:
+    engine = SpanEngine(Doubler(), cache_tokens=100)
+    engine.open(session(1), WHOLE, rows=1, tokens=8, now_s=0.0)
+    with pytest.raises(CacheFull, match="a step to 1 x 9 tokens, but 1 x 8 were reserved"):
+        engine.step(session(1), replace(crossing(1, 2), kept=(torch.ones(1, 7, 2),)), now_s=0.0)
+    engine.step(session(1), replace(crossing(1, 2), kept=(torch.ones(1, 5, 2),)), now_s=0.0)
+    engine.step(session(1), crossing(1, 1), now_s=0.0)
+    with pytest.raises(CacheFull):
+        engine.step(session(1), crossing(1, 1), now_s=0.0)
 
 
 def test_nobody_steps_a_session_that_is_not_open() -> None:

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from shardline.core.errors import CacheFull, SessionUnknown
 from shardline.core.spans import Span
-from shardline.model import Crossing
+from shardline.model import STEP_TOKENS, Crossing
 from shardline.runtime import Scheduler, SpanEngine
 from shardline.runtime.scheduler import ROUND_TOKENS
 from tests.unit.runtime.test_engine import WHOLE, Doubler, crossing, session
@@ -54,6 +54,14 @@ def test_short_prompts_share_a_round() -> None:
     for number in (1, 2, 3, 4, 5):
         scheduler.add(session(number), crossing(1, FEW))
     assert rounds(scheduler) == [[1, 2, 3, 4], [5]]
+
+
+def test_a_step_that_is_not_of_tokens_has_a_round_of_its_own() -> None:
+    scheduler = Scheduler(engine_of(1, 2, 3, 4))
+    for number in (1, 2, 3):
+        scheduler.add(session(number), crossing(1, STEP_TOKENS))
+    scheduler.add(session(4), crossing(1, 1))
+    assert rounds(scheduler) == [[4, 1], [2], [3]]
 
 
 def test_a_session_that_is_alone_is_not_cut() -> None:

@@ -28,7 +28,7 @@ _RETURNED: Final = (
     "Change what it returns to tensors in tuples, lists and dictionaries (for a model of "
     "Transformers, give use_cache=False)"
 )
-_OR: Final = ", or give the model as a list of modules with cut points"
+_OR: Final = ", or name the parts that can be captured (`shardline run --cut encoder.layers.3`)"
 _OWN: Final = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 """Folders whose lines are nobody's fault."""
 _TRACED: Final = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')

@@ -21,7 +21,7 @@ from shardline.core.errors import Unsupported
 from shardline.model.graph.capturing import silent
 from shardline.model.library import quiet
 from shardline.model.loading import BUILDING
-from shardline.model.tracing import model_config
+from shardline.model.route import model_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-__all__ = ["build_on_shapes", "example_inputs"]
+__all__ = ["TOKENS", "build_on_shapes", "configs_in", "example_inputs"]
 
 Inputs = dict[str, torch.Tensor]
 Shape = tuple[int, ...]
@@ -63,7 +63,7 @@ def build_on_shapes(model_dir: Path) -> PreTrainedModel:
     Raises NoSuchModel, CorruptWeights or Unsupported for a config of no model known here.
     """
     config = copy.deepcopy(model_config(model_dir))
-    for part in _configs(config):
+    for part in configs_in(config):
         if hasattr(part, "use_cache"):
             part.use_cache = False  # a cache is no tensor that a graph could give back
     dtype = cast("torch.dtype | None", config.dtype) or torch.float32
@@ -182,13 +182,13 @@ def _number(config: PreTrainedConfig, *names: str, default: int) -> int:
 
 def _field(config: PreTrainedConfig, name: str) -> object:
     """The first value of this name, in the config or in those that it holds."""
-    found = (getattr(part, name, None) for part in _configs(config))
+    found = (getattr(part, name, None) for part in configs_in(config))
     return next((value for value in found if value is not None), None)
 
 
-def _configs(config: PreTrainedConfig) -> Iterator[Any]:
+def configs_in(config: PreTrainedConfig) -> Iterator[Any]:
     """The config and those of its parts (the towers of CLIP), from the outside in."""
     yield config
     for part in vars(config).values():
         if isinstance(part, PreTrainedConfig):
-            yield from _configs(part)
+            yield from configs_in(part)

@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 
     from shardline.model.graph.capturing import Graph
 
-__all__ = ["load_signature", "load_stage", "save_signature", "save_stage"]
+__all__ = [
+    "PROGRAM",
+    "SIGNATURE",
+    "TENSORS",
+    "VERSION",
+    "load_signature",
+    "load_stage",
+    "read_file",
+    "save_signature",
+    "save_stage",
+]
 
 PROGRAM: Final = "stage.json"
 TENSORS: Final = "stage.safetensors"
@@ -71,7 +81,7 @@ def load_stage(folder: Path, device: torch.device | None = None) -> Stage:
 
     Raises NoSuchModel, CorruptWeights, or Unsupported for an op that no stage may use.
     """
-    held = _read(folder / PROGRAM, _StageFile)
+    held = read_file(folder / PROGRAM, _StageFile)
     tensors = _tensors(folder / TENSORS, held.program)
     for name in held.trained:
         if name in tensors and tensors[name].is_floating_point():
@@ -88,12 +98,13 @@ def save_signature(signature: Signature, folder: Path) -> None:
 
 def load_signature(folder: Path) -> Signature:
     """What `save_signature` wrote; raises NoSuchModel or CorruptWeights."""
-    signature = _read(folder / SIGNATURE, _SignatureFile).signature
+    signature = read_file(folder / SIGNATURE, _SignatureFile).signature
     signature.check()
     return signature
 
 
-def _read(file: Path, kind: type[_Kind]) -> _Kind:
+def read_file(file: Path, kind: type[_Kind]) -> _Kind:
+    """A page of JSON of this kind, with its `version`; raises NoSuchModel or CorruptWeights."""
     try:
         with file.open("rb") as stream:
             data = stream.read(JSON_BYTES_MAX + 1)

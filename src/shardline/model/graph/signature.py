@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, cas
 import msgspec
 import torch
 
-from shardline.core.errors import BadInput, CorruptWeights
-from shardline.model.graph.program import Number, Ref, Value
+from shardline.core.errors import BadInput, CorruptWeights, PeerFault
+from shardline.model.graph.program import RANK_MAX, Number, Ref, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
     "Branch",
@@ -30,6 +30,7 @@ __all__ = [
     "holds",
     "leaves_of",
     "size_name",
+    "told",
 ]
 
 Values = dict[str, Any]
@@ -136,6 +137,8 @@ class Signature(msgspec.Struct, frozen=True):
     values: list[Value]
     """The tensors that go in."""
     rules: list[Expression] = []
+    rows: dict[str, Annotated[int, msgspec.Meta(ge=0, lt=RANK_MAX)]] = {}
+    """The dimension of the batch's rows in inputs and outputs; empty if a call must stay whole."""
 
     def check(self) -> None:
         """Raise CorruptWeights unless inputs and rules speak of the tensors that are listed."""
@@ -146,6 +149,10 @@ class Signature(msgspec.Struct, frozen=True):
         for rule in self.rules:
             if not _read(rule) <= sizes:
                 raise CorruptWeights(f"a signature with a rule about {_said(rule)}")
+        given = [value for value in self.values if value.name in self.rows]
+        apart = all(size_name(v.name, self.rows[v.name]) in self.sizes() for v in given)
+        if self.rows and not (given and apart):
+            raise CorruptWeights("a signature whose rows are not those of its inputs")
 
     def sizes(self) -> tuple[str, ...]:
         """Sizes that may change from call to call."""
@@ -156,9 +163,59 @@ class Signature(msgspec.Struct, frozen=True):
             if size is None
         )
 
+    def asked(self) -> dict[str, Value]:
+        """Each tensor that goes in by what a person calls it: its argument, dots for what is in it.
+
+        A positional argument goes by its parameter's name.
+        """
+        values = {value.name: value for value in self.values}
+        args, kwargs = (cast("Branch", item) for item in self.inputs.items)
+        found: dict[str, Value] = {}
+        for item in args.items:
+            for path, name in _paths(item):
+                argument = name.removesuffix("_".join(("", *path))) if path else name
+                found[".".join((argument, *path))] = values[name]
+        return found | {".".join(path): values[name] for path, name in _paths(kwargs)}
+
     def bind(self, *args: object, **kwargs: object) -> Values:
         """Tensors and sizes by name; raises BadInput for a call that was not captured."""
         given = self.named(*args, **kwargs)
+        self._check_rules(given)
+        return given
+
+    def batch(self, given: Values) -> int:
+        """How many rows a call has that may be split; 1 if it must stay whole."""
+        counts = {
+            given[v.name].shape[self.rows[v.name]] for v in self.values if v.name in self.rows
+        }
+        return counts.pop() if len(counts) == 1 else 1
+
+    def part(self, given: Values, start: int, stop: int) -> Values:
+        """The call for these rows only; raises BadInput where it was not captured for so many."""
+        part = {
+            name: value.narrow(self.rows[name], start, stop - start) if name in self.rows else value
+            for name, value in given.items()
+        }
+        part = self._resized(part)
+        self._check_rules(part)
+        return part
+
+    def joined(self, parts: Sequence[Values]) -> Values:
+        """The results of all rows, of those of some rows each; raises PeerFault if they do not fit.
+
+        What has no rows does not depend on them, and is the same in all parts.
+        """
+        try:
+            return {
+                name: torch.cat([part[name] for part in parts], self.rows[name])
+                if name in self.rows
+                else value
+                for name, value in parts[0].items()
+            }
+        except (RuntimeError, IndexError, TypeError) as error:
+            raise PeerFault(f"parts of a result do not fit together: {error}") from None
+
+    def _check_rules(self, given: Values) -> None:
         sizes = {
             size_name(value.name, at): size
             for value in self.values
@@ -167,20 +224,25 @@ class Signature(msgspec.Struct, frozen=True):
         for rule in self.rules:
             if not holds(rule, sizes):
                 raise BadInput(f"{self.name} was captured for sizes with {_said(rule)[1:-1]}")
-        return given
+
+    def _resized(self, given: Values) -> Values:
+        """With the tensors' own sizes beside them."""
+        return given | {
+            size_name(value.name, at): given[value.name].shape[at]
+            for value in self.values
+            for at, size in enumerate(value.shape)
+            if size is None
+        }
 
     def named(self, *args: object, **kwargs: object) -> Values:
         """The same, whatever the rules about sizes say."""
         given: Values = {}
         self._match(self.inputs, (args, kwargs), "its inputs", given)
-        for value in self.values:
-            shape = given[value.name].shape
-            given |= {
-                size_name(value.name, at): shape[at]
-                for at, size in enumerate(value.shape)
-                if size is None
-            }
-        return given
+        return self._resized(given)
+
+    def call(self, values: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The positional and keyword arguments, of tensors by name."""
+        return _filled(self.inputs, values)
 
     def rebuild(self, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whatever it returns
         """What the module returns, in plain tuples, lists and dictionaries."""
@@ -197,7 +259,7 @@ class Signature(msgspec.Struct, frozen=True):
         elif isinstance(node, Ref):
             value = next(value for value in self.values if value.name == node.name)
             if not isinstance(given, torch.Tensor) or not _fits(value, given):
-                raise BadInput(f"{self.name} takes {_told(value)} as {where}, not {_seen(given)}")
+                raise BadInput(f"{self.name} takes {told(value)} as {where}, not {_seen(given)}")
             found[node.name] = given
         elif isinstance(given, torch.Tensor) or given != _filled(node, {}):
             raise BadInput(f"{self.name} was captured with {where} = {node!r}, not {given!r}")
@@ -224,6 +286,16 @@ def leaves_of(node: Node) -> list[Node]:
     return [node]
 
 
+def _paths(node: Node) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Where each tensor is in a tree of inputs."""
+    if isinstance(node, Ref):
+        yield (), node.name
+    elif isinstance(node, Branch):
+        keys = node.keys if node.kind == "dict" else map(str, range(len(node.items)))
+        for key, item in zip(keys, node.items, strict=True):
+            yield from (((key, *path), name) for path, name in _paths(item))
+
+
 def _filled(node: Node, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whatever it returns
     if isinstance(node, Branch):
         items = [_filled(item, values) for item in node.items]
@@ -241,7 +313,8 @@ def _fits(value: Value, tensor: torch.Tensor) -> bool:
     return same and all(size is None or size == given for size, given in sizes)
 
 
-def _told(value: Value) -> str:
+def told(value: Value) -> str:
+    """For a person: `float32 (any, 8)`."""
     shape = ", ".join("any" if size is None else str(size) for size in value.shape)
     return f"{value.dtype} ({shape})"
 

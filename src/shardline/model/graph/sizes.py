@@ -8,6 +8,7 @@ import torch
 
 from shardline.model.graph.program import Value
 from shardline.model.graph.signature import OPS, Expression, size_name
+from shardline.model.strides import hint, order_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,7 @@ def value_of(name: str, seen: Any) -> Value:  # noqa: ANN401
     if not isinstance(seen, torch.Tensor):
         return Value(name, "number")
     shape = [_fixed(size) for size in seen.shape]
-    return Value(name, str(seen.dtype).removeprefix("torch."), shape, _order(seen))
+    return Value(name, str(seen.dtype).removeprefix("torch."), shape, order_of(seen))
 
 
 def _fixed(size: Any) -> int | None:  # noqa: ANN401 - an int, or torch's symbol for one
@@ -36,28 +37,6 @@ def _fixed(size: Any) -> int | None:  # noqa: ANN401 - an int, or torch's symbol
     if isinstance(size, int):
         return size
     return int(size.node.expr) if size.node.expr.is_Integer else None
-
-
-def hint(size: Any) -> int:  # noqa: ANN401 - an int, or torch's symbol for one
-    """A size in the example; 1 where it depends on values."""
-    if isinstance(size, int):
-        return size
-    found = getattr(size.node, "hint", None)
-    return 1 if found is None else int(found)
-
-
-def _order(tensor: torch.Tensor) -> list[int]:
-    """Its dimensions from the widest stride on, unless they lie row by row or overlap."""
-    sizes = [hint(size) for size in tensor.shape]
-    strides = [hint(stride) for stride in tensor.stride()]
-    order = sorted(range(len(sizes)), key=lambda at: (-strides[at], at))
-    wide = [at for at in order if sizes[at] > 1]
-    expected = 1
-    for at in reversed(wide):
-        if strides[at] != expected:
-            return []
-        expected *= sizes[at]
-    return [] if wide == sorted(wide) else order
 
 
 def rules_of(

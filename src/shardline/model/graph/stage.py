@@ -25,9 +25,10 @@ from shardline.model.graph.program import (
     dtype_of,
     each,
 )
+from shardline.model.strides import aligned, laid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from shardline.model.graph.signature import Values
 
@@ -37,7 +38,6 @@ FORMATS = {
     name: cast("torch.memory_format", getattr(torch, name))
     for name in ("contiguous_format", "preserve_format", "channels_last", "channels_last_3d")
 }
-ALIGNED_BYTES = 64
 _HELD = "\0"
 """Before the names of tensors that the stage holds, which no value's name begins with."""
 _FAULTS = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AssertionError)
@@ -62,6 +62,7 @@ class Stage:
     program: Program
     tensors: dict[str, torch.Tensor]
     calls: tuple[_Call, ...]
+    device: torch.device
 
     @classmethod
     def of(
@@ -86,7 +87,7 @@ class Stage:
             if name not in kept:
                 spent.setdefault(at, []).append(name)
         calls = (_call(op, device, tuple(spent.get(at, ()))) for at, op in enumerate(program.ops))
-        return cls(program, held, tuple(calls))
+        return cls(program, held, tuple(calls), device)
 
     @property
     def parameter_bytes(self) -> int:
@@ -98,18 +99,10 @@ class Stage:
 
         Raises PeerFault unless all inputs are there as captured, StepFailed if an op fails.
         """
-        values: Values = {_HELD + name: tensor for name, tensor in self.tensors.items()}
-        for value in self.program.inputs:
-            values[value.name] = _taken(value, given.get(value.name))
+        values = self._begun(given)
         with torch.no_grad():
             for call in self.calls:
-                args = [_filled(arg, values) for arg in call.args]
-                kwargs = {key: _filled(arg, values) for key, arg in call.kwargs.items()}
-                try:
-                    values[call.op.name] = call.run(*args, **kwargs)
-                except _FAULTS as error:
-                    said = str(error).partition("\n")[0]
-                    raise StepFailed(f"{call.op.name} ({call.op.target}): {said}") from error
+                values[call.op.name] = _made(call, values)
                 for name in call.spent:
                     del values[name]
         aliases = self.program.aliases
@@ -119,6 +112,55 @@ class Stage:
             ]
             for value in self.program.outputs
         }
+
+    def peak_bytes(self, given: Mapping[str, Any]) -> int:
+        """The most bytes that a run on these inputs holds at once, beside the stage's own tensors.
+
+        It is run for that; on the meta device, where nothing has values, that costs next to
+        nothing. Raises as `run` does, also for ops that cannot do without values.
+        """
+        values = self._begun(given)
+        own = _storages(self.tensors.values())
+        inputs = _storages(given.values())
+        most = sum(inputs.values())
+        with torch.no_grad():
+            for call in self.calls:
+                values[call.op.name] = _made(call, values)
+                alive = inputs | _storages(values.values())
+                most = max(most, sum(size for key, size in alive.items() if key not in own))
+                for name in call.spent:
+                    del values[name]
+        return most
+
+    def _begun(self, given: Mapping[str, Any]) -> Values:
+        """What the first op finds; raises PeerFault unless all inputs are there as captured."""
+        values: Values = {_HELD + name: tensor for name, tensor in self.tensors.items()}
+        for value in self.program.inputs:
+            values[value.name] = _taken(value, given.get(value.name))
+        return values
+
+
+def _made(call: _Call, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whatever it gives
+    """An op's value; raises StepFailed if it fails."""
+    args = [_filled(arg, values) for arg in call.args]
+    kwargs = {key: _filled(arg, values) for key, arg in call.kwargs.items()}
+    try:
+        return call.run(*args, **kwargs)
+    except _FAULTS as error:
+        said = str(error).partition("\n")[0]
+        raise StepFailed(f"{call.op.name} ({call.op.target}): {said}") from error
+
+
+def _storages(values: Iterable[Any]) -> dict[int, int]:
+    """The bytes of each piece of memory that these values lie in; views lie in another's."""
+    found: dict[int, int] = {}
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            storage: Any = value.untyped_storage()
+            found[storage._cdata] = storage.nbytes()  # noqa: SLF001 - no other name for it on meta
+        elif isinstance(value, tuple | list):
+            found |= _storages(cast("list[Any]", value))
+    return found
 
 
 def run_stages(stages: Sequence[Stage], given: Mapping[str, Any]) -> Values:
@@ -175,7 +217,7 @@ def _taken(value: Value, given: object) -> Any:  # noqa: ANN401 - a tensor or a 
             or any(size is not None and size != there for size, there in sizes)
         ):
             raise PeerFault(f"{value.name}: {given.dtype} {tuple(given.shape)} does not fit")
-        return _laid(given, value.order)
+        return laid(given, value.order)
     if value.dtype == "number" and isinstance(given, bool | int | float):
         return given
     raise PeerFault(f"{value.name}: no such tensor is given")
@@ -186,21 +228,5 @@ def _put(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
     torch picks matrix kernels by what asks for gradients, which a view of a file does not pass on.
     """
-    there = _aligned(tensor.detach().to(device))
+    there = aligned(tensor.detach().to(device))
     return nn.Parameter(there) if tensor.requires_grad else there
-
-
-def _aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """The same tensor where torch's own allocator would have put it, copied there if need be.
-
-    One row times a matrix rounds by the matrix's address: a mapped file's is any multiple of 8.
-    """
-    return tensor.clone() if tensor.data_ptr() % ALIGNED_BYTES else tensor
-
-
-def _laid(tensor: torch.Tensor, order: list[int]) -> torch.Tensor:
-    """The same values with the strides that they had where they were made."""
-    if not order or sorted(order) != list(range(tensor.dim())):
-        return _aligned(tensor)
-    back = [order.index(dimension) for dimension in range(tensor.dim())]
-    return _aligned(tensor.permute(order).contiguous()).permute(back)

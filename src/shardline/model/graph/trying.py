@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from shardline.model.graph.program import Program
     from shardline.model.graph.signature import Expression, Signature
 
-__all__ = ["without_needless"]
+__all__ = ["close", "without_needless"]
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 _FAULTS: Final = (RuntimeError, TypeError, ValueError, LookupError, ArithmeticError, AssertionError)
@@ -93,10 +93,11 @@ def _same(module: nn.Module, inputs: Inputs, signature: Signature, stage: Stage)
         theirs = pytree.tree_leaves(module(*args, **kwargs))
     except (ShardlineError, *_FAULTS):
         return False
-    return len(ours) == len(theirs) and all(map(_close, ours, theirs))
+    return len(ours) == len(theirs) and all(map(close, ours, theirs))
 
 
-def _close(one: object, other: object) -> bool:
+def close(one: object, other: object) -> bool:
+    """Whether two results are the same but for rounding."""
     if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
         return one is other or one == other
     if one.shape != other.shape or one.dtype != other.dtype:

@@ -106,7 +106,7 @@ def test_the_line_that_stops_capturing_is_named_with_two_ways_out(
     assert len(named) == 1, said
     assert "# the line" in lines[named[0] - 1]
     assert "Change that line" in said
-    assert "list of modules with cut points" in said
+    assert "name the parts that can be captured" in said
     assert "\n" not in said
     assert capfd.readouterr() == ("", "")
 
