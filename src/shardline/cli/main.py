@@ -9,13 +9,18 @@ import click
 
 from shardline.cli.bench import bench
 from shardline.cli.chat import chat
+from shardline.cli.classify import classify
+from shardline.cli.cut import cut
 from shardline.cli.demo import demo
+from shardline.cli.embed import embed
 from shardline.cli.ending import exit_code
+from shardline.cli.eval import evaluate
 from shardline.cli.generate import generate
 from shardline.cli.inspect import inspect
 from shardline.cli.invite import invite
 from shardline.cli.plan import plan
 from shardline.cli.profile import profile
+from shardline.cli.run import run as run_module
 from shardline.cli.serve import serve
 from shardline.cli.simulate import simulate
 from shardline.cli.status import status
@@ -40,9 +45,14 @@ for command in (
     invite,
     demo,
     inspect,
+    run_module,
+    embed,
+    classify,
+    cut,
     plan,
     profile,
     bench,
+    evaluate,
     simulate,
 ):
     cli.add_command(command)

@@ -29,11 +29,14 @@ __all__ = [
     "DEFAULT_PORT",
     "THREADS_MAX",
     "address_book",
+    "asked_nodes",
     "check_device",
     "home",
+    "invite_option",
     "join_option",
     "json_option",
     "keep_invite",
+    "local_nodes_option",
     "model_argument",
     "node_identity",
     "own_addresses",
@@ -47,6 +50,7 @@ __all__ = [
 
 DEFAULT_PORT = 7411
 THREADS_MAX = 1_024
+LOCAL_NODES_MAX = 64
 SAME_NAME_MAX = 64
 NAME_BYTES_MAX = 200
 ADDRESSES_MAX = 3
@@ -57,6 +61,19 @@ DEVICE = re.compile(r"(?:cpu|cuda|mps)(?::[0-9]{1,3})?")
 model_argument = click.argument("model")
 join_option = click.option(
     "--join", "join_text", metavar="INVITE", envvar="SHARDLINE_INVITE", help="The swarm's invite."
+)
+invite_option = click.option(
+    "--invite",
+    "--join",
+    "invite_text",
+    metavar="INVITE",
+    help="Ask the nodes of this swarm, instead of some that are started here.",
+)
+local_nodes_option = click.option(
+    "--nodes",
+    type=click.IntRange(1, LOCAL_NODES_MAX),
+    metavar="N",
+    help="Nodes to start on this machine. Default: 3; of a cut graph, one for each stage.",
 )
 standby_option = click.option(
     "--standby",
@@ -117,6 +134,15 @@ def the_invite(join_text: str | None) -> Invite:
     if not kept:
         raise BadInput("give --join INVITE: `shardline invite show` prints it where a node serves")
     return kept[0]
+
+
+def asked_nodes(nodes: int | None, invite_text: str | None) -> Invite | None:
+    """The swarm whose nodes are asked; None: nodes are started here. Raises BadInput for both."""
+    if invite_text is None:
+        return None
+    if nodes is not None:
+        raise BadInput("--nodes starts nodes here, --invite asks those that run: give one of them")
+    return Invite.parse(invite_text)
 
 
 def address_book() -> AddressBook:
