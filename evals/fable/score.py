@@ -10,27 +10,28 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evals.fable.documents import make_questions
 from evals.fable.items import Kind, Question, Split
+from evals.fable.tokens import CONTEXT_TOKENS
+from shardline.evaluation import Tokens, Weigher, Weight, choice, wilson
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Score", "Scorer", "main", "score_questions", "wilson"]
+    from shardline.evaluation import Forward
 
-ROWS_MAX = 64
-Z_95 = 1.959964
+__all__ = ["Score", "Scorer", "main", "score_questions"]
+
 SAMPLE_TEMPERATURE = 0.8
 END = 1  # the id of </s>
 PER_BYTE = frozenset({Kind.ENDING})
@@ -39,18 +40,6 @@ STORY_PROMPTS = (
     "Tell me a story about the proud fox and the mouse.\n",
     "One windy morning, Nora",
 )
-
-
-class Tokens(Protocol):
-    """The part of a Transformers tokenizer that scoring needs."""
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text."""
-        ...
-
-    def decode(self, ids: list[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of token ids."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +59,6 @@ class Score:
     greedy: float
 
 
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share."""
-    share, z2 = right / count, Z_95 * Z_95
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z_95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return middle - half, middle + half
-
-
 class Scorer:
     """A model directory's model and tokenizer, ready to weigh options."""
 
@@ -85,6 +66,9 @@ class Scorer:
         self.model = model
         self.tokens = tokens
         self.device = device
+        self._weigher = Weigher(
+            cast("Forward", model), tokens, context_tokens=CONTEXT_TOKENS, device=device
+        )
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Scorer:
@@ -93,26 +77,9 @@ class Scorer:
         tokens = cast("Tokens", cast("Any", AutoTokenizer).from_pretrained(folder))
         return cls(model.to(device).eval(), tokens, device)
 
-    def weigh(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        """For (prompt, option) pairs: the option's log-likelihood, and whether it is greedy's."""
-        rows = [(self.tokens.encode(prompt), self.continuation(option)) for prompt, option in pairs]
-        width = max(len(prompt) + len(option) for prompt, option in rows)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        for row, (prompt, option) in enumerate(rows):
-            ids[row, : len(prompt) + len(option)] = torch.tensor(prompt + option)
-        with torch.inference_mode():
-            logits = self.model(input_ids=ids.to(self.device), use_cache=False).logits.float().cpu()
-        weighed: list[tuple[float, bool]] = []
-        for row, (prompt, option) in enumerate(rows):
-            span = logits[row, len(prompt) - 1 : len(prompt) + len(option) - 1].log_softmax(-1)
-            wanted = torch.tensor(option)
-            likelihood = span.gather(1, wanted[:, None]).sum().item()
-            weighed.append((likelihood, bool((span.argmax(-1) == wanted).all())))
-        return weighed
-
-    def continuation(self, option: str) -> list[int]:
-        """An option's ids as they follow a prompt."""
-        return self.tokens.encode(f" {option}", add_special_tokens=False)
+    def weigh(self, pairs: Sequence[tuple[str, str]]) -> list[Weight]:
+        """For (prompt, option) pairs: how likely the option follows."""
+        return self._weigher.weigh([(prompt, f" {option}") for prompt, option in pairs])
 
     def write(
         self, prompt: str, new_tokens_max: int = 200, *, temperature: float = 0.0, seed: int = 0
@@ -133,22 +100,14 @@ class Scorer:
         return self.tokens.decode(ids, skip_special_tokens=True)
 
 
-Weights = list[tuple[float, bool]]  # per option: log-likelihood, and whether greedy writes it
+Weights = list[Weight]  # one for each option
 
 
 def weigh_questions(scorer: Scorer, questions: Sequence[Question]) -> list[Weights]:
-    """The weights of every question's options; questions of like length share a batch."""
-    per_batch = max(1, ROWS_MAX // max(len(question.options) for question in questions))
-    by_length = sorted(range(len(questions)), key=lambda index: len(questions[index].prompt))
-    weighed: list[Weights] = [[] for _ in questions]
-    for start in range(0, len(questions), per_batch):
-        batch = by_length[start : start + per_batch]
-        asked = [questions[index] for index in batch]
-        pairs = [(question.prompt, option) for question in asked for option in question.options]
-        weights = iter(scorer.weigh(pairs))
-        for index in batch:
-            weighed[index] = list(itertools.islice(weights, len(questions[index].options)))
-    return weighed
+    """The weights of every question's options."""
+    pairs = [(question.prompt, option) for question in questions for option in question.options]
+    weights = iter(scorer.weigh(pairs))
+    return [list(itertools.islice(weights, len(question.options))) for question in questions]
 
 
 def judged(
@@ -157,10 +116,8 @@ def judged(
     """Accuracy, interval, chance and greedy share; `per_byte` divides by an option's length."""
     right = written = 0
     for question, weights in zip(questions, weighed, strict=True):
-        sizes = [len(option.encode()) if per_byte else 1 for option in question.options]
-        shares = [likelihood / size for (likelihood, _), size in zip(weights, sizes, strict=True)]
-        right += shares.index(max(shares)) == question.answer_index
-        written += weights[question.answer_index][1]
+        right += choice(question.options, weights, per_byte=per_byte) == question.answer_index
+        written += weights[question.answer_index].greedy
     count = len(questions)
     low, high = wilson(right, count)
     chance = sum(question.chance for question in questions) / count

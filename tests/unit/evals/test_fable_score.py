@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from evals.fable import Kind, Question
-from evals.fable.score import Scorer, score_questions, table, wilson
+from evals.fable.score import Scorer, score_questions, table
+from shardline.evaluation import Weight
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,8 +22,10 @@ class Spelled(Scorer):
         self.model = torch.nn.Identity()
         self.device = "cpu"
 
-    def weigh(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        return [(-0.1 * text.count("!") - text.count("a"), text == "!") for _, text in pairs]
+    def weigh(self, pairs: Sequence[tuple[str, str]]) -> list[Weight]:
+        return [
+            Weight(-0.1 * text.count("!") - text.count("a"), (), text == "!") for _, text in pairs
+        ]
 
 
 def question(kind: Kind, *options: str) -> Question:
@@ -48,9 +51,3 @@ def test_chance_and_greedy_are_shares_over_questions_of_any_size() -> None:
     assert (score.count, score.accuracy, score.greedy) == (2, 0.5, 0.5)
     assert score.chance == pytest.approx(0.375)
     assert "| order | 2 | 50.0% |" in table([score])
-
-
-def test_an_interval_holds_its_share() -> None:
-    low, high = wilson(80, 100)
-    assert 0.70 < low < 0.80 < high < 0.88
-    assert wilson(100, 100)[1] == pytest.approx(1)
