@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import torch
 
-__all__ = ["machine", "save"]
+__all__ = ["circumstances", "machine", "save", "stem", "table"]
 
 REPORTS = Path(__file__).parent / "reports"
 
@@ -27,25 +27,38 @@ def machine() -> str:
     return f"{psutil.cpu_count()} x {models[0] if models else name}, {memory_gib:.0f} GiB"
 
 
-def save(theme: str, command: str, rows: list[tuple[str, str, str]], data: dict[str, Any]) -> None:
-    """Print a table of (what, measured, goal) and keep it with command, commit and raw numbers."""
-    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
-    hardware = "".join(c if c.isalnum() else "-" for c in machine().split(",")[0]).strip("-")
+def circumstances(command: str) -> str:
+    """By which command, at which commit, when, where and with what."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         capture_output=True, text=True, check=False,
     ).stdout.strip()  # fmt: skip
-    table = ["| what | measured | goal |", "|---|---|---|"]
-    table += [f"| {what} | {measured} | {goal} |" for what, measured, goal in rows]
-    print("\n".join(table))
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"`{command}` at {commit or 'no commit'}, {_today()}; {machine()}; {versions}."
+
+
+def stem(theme: str) -> str:
+    """What a report's file is called, without its ending."""
+    hardware = "".join(c if c.isalnum() else "-" for c in machine().split(",")[0]).strip("-")
+    return f"{theme.replace(' ', '-')}_{hardware}_{_today()}"
+
+
+def table(rows: list[tuple[str, str, str]]) -> str:
+    """Of (what, measured, goal)."""
+    lines = [f"| {what} | {measured} | {goal} |" for what, measured, goal in rows]
+    return "\n".join(["| what | measured | goal |", "|---|---|---|", *lines])
+
+
+def save(theme: str, command: str, rows: list[tuple[str, str, str]], data: dict[str, Any]) -> None:
+    """Print a table of (what, measured, goal) and keep it with command, commit and raw numbers."""
+    print(table(rows))
     text = "\n".join(
         [
             f"# {theme}",
             "",
-            f"`{command}` at {commit or 'no commit'}, {today}; {machine()}; {versions}.",
+            circumstances(command),
             "",
-            *table,
+            table(rows),
             "",
             "```json",
             json.dumps(data, indent=1),
@@ -53,4 +66,8 @@ def save(theme: str, command: str, rows: list[tuple[str, str, str]], data: dict[
             "",
         ]
     )
-    (REPORTS / f"{theme.replace(' ', '-')}_{hardware}_{today}.md").write_text(text)
+    (REPORTS / f"{stem(theme)}.md").write_text(text)
+
+
+def _today() -> str:
+    return dt.datetime.now(tz=dt.UTC).date().isoformat()
