@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from transformers import Cache
 
-    from shardline.model import Crossing, SpanCache
+    from shardline.model import Crossing, SessionCache
     from shardline.model.pages import Held, KeysValues
 
 CPU = torch.device("cpu")
@@ -114,7 +114,7 @@ class Chain:
         if planted != 1.0:
             plant(self.span, planted)
         self.step_ms: list[float] = []
-        self._caches: weakref.WeakKeyDictionary[Cache, SpanCache] = weakref.WeakKeyDictionary()
+        self._caches: weakref.WeakKeyDictionary[Cache, SessionCache] = weakref.WeakKeyDictionary()
         self.ends: Any = load_ends(plan, self._run, dtype=dtype, device=CPU)
 
     def _run(self, cache: Cache | None, crossing: Crossing) -> Returned:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from shardline.cli.planning import Sizes
     from shardline.client import Generation, SwarmModel
     from shardline.core.errors import ShardlineError
-    from shardline.model import ChainPlan, Crossing, Returned, SpanCache
+    from shardline.model import ChainPlan, Crossing, Returned, SessionCache
 
 MODEL = Path(__file__).parents[1] / "models" / "fable-2m"
 DTYPE = "float32"
@@ -88,7 +88,7 @@ def slow_blocks(block_s: float) -> None:
     run_together = LoadedSpan.run_together
 
     def slowly(
-        self: LoadedSpan, steps: Sequence[tuple[Crossing, SpanCache]]
+        self: LoadedSpan, steps: Sequence[tuple[Crossing, SessionCache]]
     ) -> list[Crossing | Returned | ShardlineError]:
         found = run_together(self, steps)
         time.sleep(block_s * len(self.span) * len(steps))

@@ -15,7 +15,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 import shardline.model.ends
 from shardline.core.errors import StepFailed
-from shardline.model import Crossing, LoadedSpan, Returned, SpanCache
+from shardline.model import Crossing, LoadedSpan, Returned, SessionCache, SpanCache
 from tests.parity.chains import LocalChain, difference, generated, padded_batch, prompt
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def test_a_span_that_keeps_more_than_the_window_is_caught(case: Case) -> None:
     """Where there are sliding windows; elsewhere the bug changes nothing."""
     windows = 0
 
-    def endless(span: LoadedSpan) -> SpanCache:
+    def endless(span: LoadedSpan) -> SessionCache:
         nonlocal windows
         cache = span.new_cache()
         for index, layer in enumerate(cache.layers):

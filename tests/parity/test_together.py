@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from transformers.cache_utils import Cache
 
-    from shardline.model import Crossing, LoadedSpan, Returned, SpanCache
+    from shardline.model import Crossing, LoadedSpan, Returned, SessionCache
     from tests.parity.conftest import Case
 
 TOKENS = 10
@@ -42,7 +42,7 @@ class Rounds:
         self.chain = chain
         self.callers = callers
         self.condition = threading.Condition()
-        self.waiting: list[tuple[list[SpanCache], Crossing]] = []
+        self.waiting: list[tuple[list[SessionCache], Crossing]] = []
         self.results: dict[int, Any] = {}
 
     def __call__(self, cache: Cache | None, crossing: Crossing) -> Returned:
@@ -151,7 +151,7 @@ class InPieces(LocalChain):
     cuts = 0
 
     def step(
-        self, span: LoadedSpan, crossing: Crossing, cache: SpanCache | None
+        self, span: LoadedSpan, crossing: Crossing, cache: SessionCache | None
     ) -> Crossing | Returned:
         assert cache is not None
         pieces = span.pieces(crossing, cache, 4)

@@ -10,7 +10,7 @@ import msgspec
 
 from shardline.client.prefixes import along
 from shardline.client.surroundings import Need
-from shardline.core.errors import BadInput, CacheFull, NodeLost, ShardlineError
+from shardline.core.errors import BadInput, CacheFull, NodeLost, NotCovered, ShardlineError
 from shardline.core.ids import short
 from shardline.wire import Close, Open, Reroute
 
@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["CLOSE_S", "OPEN_S", "Seating"]
 
 OPEN_S = 10.0
-"""How long a node may take to give a seat; it may have to be dialled first."""
+"""How long a node may take to give a seat, if another can take its place; it may have to be dialled
+first."""
+BUSY_S = 120.0
+"""The same if no other can, while it lives: a seat is given between two rounds of its engine, and
+one round may be somebody's long prompt."""
+SIGN_S = 2.0
+"""How long it may take for a sign of life."""
 CLOSE_S = 2.0
 
 
@@ -145,21 +151,39 @@ class Seating:
                 names = along(prefix, [earlier.node for earlier in hops[:at]])
                 message = msgspec.structs.replace(message, prefix=names)
             await self.post(hop.node, message)
-        deadline_s = asyncio.get_running_loop().time() + OPEN_S
+        began_s = asyncio.get_running_loop().time()
         while self._unopened and not self._doubts.is_gone(*asked):
-            left_s = deadline_s - asyncio.get_running_loop().time()
-            if left_s <= 0:
-                for node, _ in self._unopened:
-                    late = NodeLost(f"node {short(node)} gave no seat within {OPEN_S:.0f} s")
-                    self._doubts.failed(node, late)
+            waited_s = asyncio.get_running_loop().time() - began_s
+            if waited_s < OPEN_S:
+                await self.woken(OPEN_S - waited_s)
             else:
-                await self.woken(left_s)
+                await self._late(hops, waited_s)
         given = not self._unopened
         self._unopened = set()
         if not given:
             live = [hop for hop in hops if not self._doubts.is_gone(hop.node)]
             await asyncio.gather(*(self.free(hop.node, hop.span.start) for hop in live))
         return given
+
+    async def _late(self, hops: tuple[Hop, ...], waited_s: float) -> None:
+        """Some gave no seat so far: wait on for those who live and hold what nobody else does."""
+        late = [hop for hop in hops if (hop.node, hop.span.start) in self._unopened]
+        for hop in late:
+            if waited_s >= BUSY_S or self.can_do_without(hop):
+                text = f"node {short(hop.node)} gave no seat within {waited_s:.0f} s"
+                self._doubts.failed(hop.node, NodeLost(text))
+        if not self._doubts.is_gone(*(hop.node for hop in hops)):
+            await self.probe({hop.node for hop in late}, SIGN_S)
+            await self.woken(SIGN_S)
+
+    def can_do_without(self, hop: Hop) -> bool:
+        """Whether others could take its place."""
+        try:
+            avoid = {*self._doubts.refused, *self._doubts.suspected, hop.node}
+            self._around.route(hop.span, avoid, self.need(None, None))
+        except NotCovered:
+            return False
+        return True
 
     async def take_aside(self, hop: Hop, after: NodeId | None) -> bool:
         """Take one seat beside the chain; whether it was given. Nothing is held against a node."""

@@ -269,17 +269,9 @@ class RemoteSession:
     def _suspect_one(self, turn: int, waited_s: float) -> None:
         """All live and yet nothing comes: replace one, the last first, if it can be replaced."""
         hop = self.chain[-1 - turn % len(self.chain)]
-        if self._can_do_without(hop):
+        if self._seating.can_do_without(hop):
             text = f"nothing came within {waited_s:.0f} s, and node {short(hop.node)} may be why"
             self._doubts.failed(hop.node, StepTimeout(text))
-
-    def _can_do_without(self, hop: Hop) -> bool:
-        try:
-            avoid = {*self._doubts.refused, *self._doubts.suspected, hop.node}
-            self._around.route(hop.span, avoid, self._seating.need(None, None))
-        except NotCovered:
-            return False
-        return True
 
     def _holder(self, start: int) -> Hop:
         return next(hop for hop in self.chain if hop.span.start == start)
@@ -306,7 +298,7 @@ class RemoteSession:
 
     def _suspect_sender(self, gap: Gap) -> bool:
         """Let the gap reach one hop further up, if whoever sent into it can be replaced."""
-        if not gap.first or not self._can_do_without(self.chain[gap.first - 1]):
+        if not gap.first or not self._seating.can_do_without(self.chain[gap.first - 1]):
             return False
         self._doubts.suspect(self.chain[gap.first - 1])
         return True

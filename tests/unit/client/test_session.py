@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from shardline.client import seating
 from shardline.client.session import RemoteSession
 from shardline.client.sessions import Sessions
 from shardline.client.surroundings import ChainBroken, Mended, Need, Terms
@@ -51,6 +52,8 @@ class Around:
     heard: asyncio.Event = field(default_factory=asyncio.Event)
     exact: set[NodeId] = field(default_factory=set[NodeId])
     """Who reads tensors only where they are written raw."""
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Somebody was asked for a sign of life."""
 
     @property
     def me(self) -> NodeId:
@@ -95,6 +98,7 @@ class Around:
         return found
 
     async def alive(self, node: NodeId, wait_s: float) -> bool:
+        self.asked.set()
         return node not in self.silent
 
     def tell(self, news: Mended | str) -> None:
@@ -730,3 +734,44 @@ async def test_a_first_node_that_reads_raw_only_is_sent_the_values_that_the_dead
     before, after = (cast("Any", unpack(sent))["hidden"] for sent in (first, again))
     assert torch.equal(before, after)
     stepping.cancel()
+
+
+async def test_a_node_that_computes_long_is_waited_for_where_nobody_else_holds_its_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(seating, "OPEN_S", 0.02)
+    monkeypatch.setattr(seating, "SIGN_S", 0.02)
+    around = Around({THIRDS[0]: [A], THIRDS[1]: [B], THIRDS[2]: [C, D]})
+    session = RemoteSession(around, "print", WHOLE)
+    opening = asyncio.create_task(session.open(rows=2, tokens=30))
+    asked = {(await around.sent.get())[0] for _ in range(3)}
+    assert asked == {A, B, C}
+    for node, start in ((A, 0), (B, 2)):  # C is late, and D could do it
+        session.on_message(node, Opened(session.id, node, start), ())
+    again: dict[NodeId, int] = {}
+    while len(again) < 3:
+        node, message, _ = await around.sent.get()
+        if isinstance(message, Open):
+            again[node] = message.start
+    assert again.keys() == {A, B, D}
+    session.on_message(D, Opened(session.id, D, 4), ())
+    session.on_message(A, Opened(session.id, A, 0), ())
+    for _ in range(3):  # B gives no seat, and signs of life
+        around.asked.clear()
+        await around.asked.wait()
+    assert not opening.done()
+    session.on_message(B, Opened(session.id, B, 2), ())
+    await opening
+    assert [hop.node for hop in session.chain] == [A, B, D]
+
+
+@pytest.mark.parametrize("dead", [False, True])
+async def test_it_is_not_waited_for_if_it_gives_no_sign_of_life_or_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch, *, dead: bool
+) -> None:
+    monkeypatch.setattr(seating, "OPEN_S", 0.02)
+    monkeypatch.setattr(seating, "SIGN_S", 0.02)
+    monkeypatch.setattr(seating, "BUSY_S", 60.0 if dead else 0.1)
+    around = Around({WHOLE: [A]}, silent={A} if dead else set())
+    with pytest.raises(ChainBroken, match="no sign of life" if dead else "gave no seat"):
+        await RemoteSession(around, "print", WHOLE).open(rows=2, tokens=30)
