@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import torch
 from anyio.from_thread import start_blocking_portal
-from transformers import ResNetConfig
+from transformers import AlbertConfig
 
 from shardline.cli.options import node_identity
 from shardline.client import joined
@@ -158,7 +158,10 @@ def test_a_damaged_model_is_named_to_the_caller_too(
 def test_a_model_without_a_chain_says_which_route_would_serve(
     shardline: Command, tmp_path: Path
 ) -> None:
-    cast("Any", ResNetConfig()).save_pretrained(tmp_path)
+    one_block_for_all_layers = AlbertConfig(
+        vocab_size=96, embedding_size=16, hidden_size=32, num_attention_heads=2
+    )
+    cast("Any", one_block_for_all_layers).save_pretrained(tmp_path)
     shardline("serve", tmp_path, *ANYWHERE).one_line(2, "graph route")
 
 

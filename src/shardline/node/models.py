@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import torch
 
 from shardline.codec import dtype_name
-from shardline.core.errors import Unsupported
+from shardline.core.errors import PeerFault, Unsupported
 from shardline.core.spans import Span
 from shardline.model import (
     STEP_TOKENS,
@@ -193,7 +193,16 @@ class ChainModel:
 
     def wires(self, coarsest: str) -> Wires:
         """See Model."""
-        return Wires(coarsest, Crossing.from_tree)
+        return Wires(coarsest, self._crossing)
+
+    def _crossing(self, tree: Any) -> Crossing:  # noqa: ANN401  (what a peer sent)
+        """A step of this model; raises PeerFault, before anything of it is counted."""
+        crossing = Crossing.from_tree(tree)
+        joints = self.plan.joints[crossing.start : crossing.start + 1]
+        wanted = [len(place.shape) for joint in joints for place in joint.takes]
+        if (ranks := [tensor.dim() for tensor in crossing.carried]) != wanted:
+            raise PeerFault(f"hidden states of rank {ranks} to block {crossing.start}")
+        return crossing
 
     def read(self, span: Span, device: torch.device) -> Mapping[int, Any]:
         """See Model."""

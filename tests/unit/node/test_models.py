@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from shardline.core.errors import CacheFull, CorruptWeights, SpanTooLarge, Unsupported
+from shardline.core.errors import (
+    CacheFull,
+    CorruptWeights,
+    PeerFault,
+    SpanTooLarge,
+    Unsupported,
+)
 from shardline.core.ids import Seat, SessionId
 from shardline.core.spans import Span
 from shardline.model import STEP_TOKENS, Crossing, Returned, StageCrossing, kind_named
 from shardline.model.caches import CACHES
+from shardline.model.crossing import Call
 from shardline.node import Budget
 from shardline.node.holding import Holding
 from shardline.node.models import ChainModel, GraphModel, Held, open_model
@@ -58,7 +65,13 @@ def test_a_folder_with_a_graph_is_served_in_stages_and_a_checkpoint_in_blocks(
     assert (blocks.terms, stages.wires("int8").coarsest) == ("float32", "int8")
     tree = step(plan).to_tree()
     assert isinstance(stages.wires("raw").read(tree), StageCrossing)
-    assert blocks.wires("raw").read == Crossing.from_tree
+    states = torch.zeros(1, 2, blocks.plan.hidden_size)
+    calls, order = (Call((), {}),), (0,) * blocks.plan.blocks
+    read = blocks.wires("raw").read
+    assert isinstance(read(Crossing(0, (states,), calls, order).to_tree()), Crossing)
+    for wrong in (Crossing(0, (states[0],), calls, order), Crossing(99, (states,), calls, order)):
+        with pytest.raises(PeerFault, match="rank"):
+            read(wrong.to_tree())
 
 
 @pytest.mark.parametrize(
