@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils import _pytree as pytree
@@ -11,6 +11,7 @@ from shardline.codec import pack, unpack
 from shardline.model.graph import (
     Graph,
     Stage,
+    StageCrossing,
     capture,
     cut_graph,
     load_signature,
@@ -40,9 +41,10 @@ def stages_of(graph: Graph, count: int, folder: Path) -> list[Stage]:
 def through(stages: list[Stage], given: dict[str, Any]) -> dict[str, Any]:
     """All stages in turn, with what each gives as bytes on the way to the next."""
     values = dict(given)
-    for stage in stages:
+    for at, stage in enumerate(stages):
         asked = {value.name: values[value.name] for value in stage.program.inputs}
-        values |= cast("dict[str, Any]", unpack(pack(stage.run(asked))))
+        sent: Any = unpack(pack(StageCrossing(at, stage.run(asked)).to_tree()))
+        values |= StageCrossing.from_tree(sent).values
     return values
 
 

@@ -18,7 +18,7 @@ import torch
 
 from shardline.codec import Marker
 from shardline.core.errors import PeerFault
-from shardline.model.strides import laid, order_of
+from shardline.model.strides import laid, lie_of
 from shardline.model.trees import Leaf, Path, Tree, get, leaves, map_leaves
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Crossing:
         return {
             "start": self.start,
             "carried": self.carried,
-            "lie": _lie(self.carried),
+            "lie": lie_of(self.carried),
             "calls": calls,
             "order": self.order,
             "kept": self.kept,
@@ -178,7 +178,7 @@ class Crossing:
         if len(cast("tuple[Any, ...]", calls)) > len(cast("tuple[Any, ...]", order)):
             raise PeerFault("a crossing with more calls than blocks")
         read = tuple(map(_call, cast("tuple[Any, ...]", calls)))
-        carried = tuple(_laid(carried, lie))
+        carried = tuple(laid(carried, lie))
         places = _order(cast("tuple[Any, ...]", order), start, len(read))
         return cls(start, carried, read, places, kept=cast("tuple[torch.Tensor, ...]", kept))
 
@@ -194,7 +194,7 @@ class Returned:
     def to_tree(self) -> dict[str, Any]:
         """As plain data for the codec."""
         held = [leaf for _, leaf in leaves(self.output) if isinstance(leaf, torch.Tensor)]
-        return {"output": self.output, "lie": _lie(held)}
+        return {"output": self.output, "lie": lie_of(held)}
 
     @classmethod
     def from_tree(cls, tree: Tree) -> Returned:
@@ -206,7 +206,7 @@ class Returned:
                 raise PeerFault(f"a result with a marker {leaf.name!r}")
             if isinstance(leaf, torch.Tensor):
                 held.append(leaf)
-        placed = iter(_laid(held, lie))
+        placed = iter(laid(held, lie))
         if lie:
             output = map_leaves(
                 output, lambda _, x: next(placed) if isinstance(x, torch.Tensor) else x
@@ -236,28 +236,6 @@ def tensors_at(tree: Tree, places: tuple[Path, ...]) -> tuple[torch.Tensor, ...]
 def width_of(shape: Sequence[int]) -> int:
     """The size that is the same at every step of texts: of heads in four dimensions."""
     return int(shape[1 if len(shape) == RANKS[-1] else -1])
-
-
-def _lie(tensors: Sequence[torch.Tensor]) -> tuple[tuple[int, ...], ...]:
-    """How they lie in memory, which bytes do not tell; empty where all lie row by row."""
-    if all(tensor.is_contiguous() for tensor in tensors):
-        return ()
-    orders = tuple(tuple(order_of(tensor)) for tensor in tensors)
-    return orders if any(orders) else ()
-
-
-def _laid(tensors: Sequence[torch.Tensor], lie: Leaf) -> list[torch.Tensor]:
-    """The same tensors as they lay where they came from."""
-    if not lie:
-        return list(tensors)
-    orders = cast("tuple[Any, ...]", lie) if isinstance(lie, tuple) else ()
-    if len(orders) != len(tensors) or not all(map(_is_order, orders)):
-        raise PeerFault("a tree that does not say how its tensors lie")
-    return [laid(t, order) if order else t for t, order in zip(tensors, orders, strict=True)]
-
-
-def _is_order(order: Leaf) -> bool:
-    return isinstance(order, tuple) and all(map(_is_index, cast("tuple[Any, ...]", order)))
 
 
 def _fields(tree: Tree, *names: str) -> list[Any]:

@@ -132,7 +132,7 @@ class Shapes:
         with torch.no_grad(), BUILDING, quiet():
             if self._writes:
                 return self._probe.forward((batch, tokens), return_dict=True, **given)
-            watch = Watch(set(self.blocks))
+            watch = Watch(self._probe.model, set(self.blocks))
             with watch.open():
                 output = self._probe.forward((batch, tokens))
             self._seen = [watch.calls[block][0].inputs for block in self.blocks]

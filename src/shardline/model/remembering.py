@@ -82,7 +82,7 @@ def with_memory(plan: ChainPlan, model: PreTrainedModel, forward: Callable[..., 
         return plan
     encoder, decoder = plan.chains
     blocks = plan.modules(model)[decoder.span.start :]
-    watch = Watch(set(blocks))
+    watch = Watch(model, set(blocks))
     written = torch.zeros((plan.batch, TOKENS), dtype=torch.long, device="meta")
     try:
         with watch.open(), torch.no_grad(), quiet():

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from torch import nn
-from torch._subclasses import FakeTensorMode
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
@@ -19,7 +17,7 @@ from shardline.core.errors import NoChain, Unsupported
 from shardline.core.spans import Span
 from shardline.model.chain import Chain, ChainPlan, Joint
 from shardline.model.crossing import RANKS, End, width_of
-from shardline.model.graph.example_inputs import TOKENS, configs_in, example_inputs
+from shardline.model.graph.example_inputs import TOKENS, OnShapes, configs_in, example_inputs
 from shardline.model.library import quiet, text_config
 from shardline.model.loading import BUILDING
 from shardline.model.remembering import (
@@ -30,7 +28,7 @@ from shardline.model.remembering import (
 )
 from shardline.model.route import build_on_meta, model_config, writes_text
 from shardline.model.trees import Tree, get, leaves
-from shardline.model.watching import Watch, is_read_elsewhere, joints_of, lists_of
+from shardline.model.watching import Watch, joints_of, lists_of, read_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +53,7 @@ class Probe:
     model: PreTrainedModel
     forward: Callable[..., Any]
     """The model's own, on shapes: no tensor has values. It takes another size of the inputs, as
-    (batch, tokens), and more inputs by name."""
+    (batch, tokens), and more inputs by name. Raises NoChain where no inputs are known for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +84,8 @@ def trace(model_dir: Path) -> ChainPlan:
         lists = lists_of(probed.model)
         if not lists:
             raise NoChain(f"{_name(probed)} has no list of repeated blocks: {_GRAPH}")
-        watch = Watch({block for members in lists.values() for block in members})
+        blocks = {block for members in lists.values() for block in members}
+        watch = Watch(probed.model, blocks)
         with watch.open():
             _run(probed)
         chains = _choose(probed, lists, watch)
@@ -102,7 +101,7 @@ def probe(config: PreTrainedConfig, dtype: torch.dtype) -> Probe:
     """This config's model on shapes, with small inputs that it takes.
 
     A model that writes text gets one row of PROBE_TOKENS, any other `example_inputs`. Raises
-    Unsupported for a network that cannot be built, NoChain where no inputs are known for it.
+    Unsupported for a network that cannot be built.
     """
     config = copy.deepcopy(config)
     writes = writes_text(config)
@@ -125,18 +124,22 @@ def _writing(model: PreTrainedModel) -> Callable[..., Any]:
 
 
 def _running(model: PreTrainedModel) -> Callable[..., Any]:
-    try:
-        given = example_inputs(model)
-    except Unsupported as error:
-        raise NoChain(f"{error}: {_GRAPH}") from None
-    # As `example_inputs` tries them: plain tensors of meta would be asked for their values.
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    run = OnShapes(model)
+    known: dict[str, torch.Tensor] = {}
+    tried: list[Tree] = []
+
+    def find() -> None:
+        try:
+            known.update(example_inputs(model, lambda given: tried.append(run(given))))
+        except Unsupported as error:
+            raise NoChain(f"{error}: {_GRAPH}") from None
 
     def forward(size: tuple[int, int] | None = None, **more: Any) -> Tree:
-        shaped = {name: _resized(value, size) for name, value in given.items()} | more
-        with fake:
-            taken = {n: fake.from_tensor(x) for n, x in shaped.items() if torch.is_tensor(x)}
-            return cast("Any", model)(**(shaped | taken))
+        if not known:
+            find()
+            if size is None and not more:
+                return tried.pop()  # what was found has just been run
+        return run({name: _resized(value, size) for name, value in known.items()} | more)
 
     return forward
 
@@ -179,11 +182,13 @@ def _choose(probed: Probe, lists: dict[str, list[nn.Module]], watch: Watch) -> l
 
 def _try(probed: Probe, chains: list[_Found], watch: Watch) -> None:
     """Raise NoChain if what a block gives is not for the next one alone."""
+    read = read_elsewhere([found.blocks for found in chains], watch, lambda: _run(probed))
+    if read is not None:
+        path = chains[read].path
+        raise NoChain(
+            f"{_name(probed)} uses what the blocks of {path} give elsewhere too: {_GRAPH}"
+        )
     for found in chains:
-        if is_read_elsewhere(found.blocks, watch, functools.partial(_run, probed)):
-            raise NoChain(
-                f"{_name(probed)} uses what the blocks of {found.path} give elsewhere too: {_GRAPH}"
-            )
         for joint in found.joints[:-1]:
             said = [leaf for _, leaf in leaves(joint.template) if type(leaf) in {int, float}]
             if said:

@@ -21,9 +21,9 @@ from shardline.model.crossing import CACHE, carried_marker
 from shardline.model.trees import Leaf, Path, Tree, get, leaves, map_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
-__all__ = ["Called", "Watch", "is_read_elsewhere", "joints_of", "lists_of"]
+__all__ = ["Called", "Watch", "joints_of", "lists_of", "read_elsewhere"]
 
 Lists = dict[str, list[nn.Module]]
 """Lists of modules by their dotted names."""
@@ -40,22 +40,28 @@ class Called:
 
 
 class Watch:
-    """Notes every call of some modules while it is open."""
+    """Notes every call of some modules in the last forward of their model while it is open."""
 
-    def __init__(self, modules: set[nn.Module]) -> None:
+    def __init__(self, model: nn.Module, modules: set[nn.Module]) -> None:
+        self._model = model
         self.calls: dict[nn.Module, list[Called]] = {module: [] for module in modules}
         self._at = itertools.count()
 
     @contextlib.contextmanager
     def open(self) -> Generator[None]:
         """Note what is called."""
-        hooks = [m.register_forward_pre_hook(self._before, with_kwargs=True) for m in self.calls]
+        hooks = [self._model.register_forward_pre_hook(self._begin)]
+        hooks += [m.register_forward_pre_hook(self._before, with_kwargs=True) for m in self.calls]
         hooks += [m.register_forward_hook(self._after) for m in self.calls]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _begin(self, _model: nn.Module, _args: Tree) -> None:
+        for calls in self.calls.values():
+            calls.clear()
 
     def _before(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.calls[block].append(Called(next(self._at), (args, kwargs)))
@@ -142,9 +148,16 @@ def _template(output: Tree, gives: tuple[Path, ...]) -> Tree:
 class _ReadElsewhere(Exception):
     """Somebody else than the next block looked at what a block gave."""
 
+    def __init__(self, chain: int) -> None:
+        super().__init__()
+        self.chain = chain
+
 
 class _Sealed(torch.Tensor):
     """A block's output that may be handed on and asked for its shape, and nothing else."""
+
+    chain: int = 0
+    """Which chain's block gave it."""
 
     @classmethod
     def __torch_function__(
@@ -155,51 +168,76 @@ class _Sealed(torch.Tensor):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401  (as torch declares it)
         if getattr(func, "__name__", "") not in {"__get__", "size", "dim", "numel", "__len__"}:
-            raise _ReadElsewhere
+            _refuse((args, kwargs or {}))
+            raise _ReadElsewhere(0)  # it is hidden in something that is no tree
         typeless: Any = super()
         return typeless.__torch_function__(func, types, args, kwargs or {})
 
 
-def is_read_elsewhere(chain: Sequence[nn.Module], watch: Watch, run: Callable[[], Tree]) -> bool:
-    """Whether anything but the next block uses what a block of this chain gives.
+def read_elsewhere(
+    chains: Sequence[Sequence[nn.Module]], watch: Watch, run: Callable[[], Tree]
+) -> int | None:
+    """The chain of which anything but the next block uses what a block gives; None: there is none.
 
-    `run` is the forward that was watched.
+    `run` is the forward that was watched. It is run once more, in which no block runs: each gives
+    what nobody may read, and a chain's last one what it gave.
     """
-    joints = joints_of([watch.calls[block] for block in chain])
-    last = len(chain) - 1
-    outputs = [_sealed(watch.calls[block][0].output) for block in chain[:last]]
-
-    def stand_in(index: int, *args: Tree, **kwargs: Tree) -> Tree:
-        taken = {place.path for place in joints[index].takes} if index else set[Path]()
-        if any(isinstance(x, _Sealed) and p not in taken for p, x in leaves((args, kwargs))):
-            raise _ReadElsewhere
-        return outputs[index] if index < last else watch.calls[chain[last]][0].output
-
-    def refuse(_: nn.Module, args: Tree, kwargs: Tree) -> None:
-        if any(isinstance(leaf, _Sealed) for _, leaf in leaves((args, kwargs))):
-            raise _ReadElsewhere
-
-    others = [m for m in watch.calls if m not in set(chain)]
-    hooks = [m.register_forward_pre_hook(refuse, with_kwargs=True) for m in others]
-    for index, block in enumerate(chain):
-        block.forward = functools.partial(stand_in, index)
+    chained = {block for chain in chains for block in chain}
+    hooks = [
+        module.register_forward_pre_hook(_refuse_inputs, with_kwargs=True)
+        for module in watch.calls
+        if module not in chained
+    ]
+    for number, chain in enumerate(chains):
+        _stand_in(chain, watch, number)
     try:
-        return any(isinstance(leaf, _Sealed) for _, leaf in leaves(run()))
-    except _ReadElsewhere:
-        return True
+        _refuse(run())
+    except _ReadElsewhere as read:
+        return read.chain
+    else:
+        return None
     finally:
         for hook in hooks:
             hook.remove()
-        for block in chain:
+        for block in chained:
             del block.__dict__["forward"]
 
 
-def _sealed(output: Tree) -> Tree:
+def _refuse_inputs(_: nn.Module, args: Tree, kwargs: Tree) -> None:
+    _refuse((args, kwargs))
+
+
+def _refuse(tree: Tree, taken: Collection[Path] = ()) -> None:
+    """Raise _ReadElsewhere if there is what nobody may read, but at these places."""
+    for path, leaf in leaves(tree):
+        if isinstance(leaf, _Sealed) and path not in taken:
+            raise _ReadElsewhere(leaf.chain)
+
+
+def _stand_in(chain: Sequence[nn.Module], watch: Watch, number: int) -> None:
+    """Let each block give what it gave, sealed unless it is the last, for what it was handed."""
+    joints = joints_of([watch.calls[block] for block in chain])
+    given = [watch.calls[block][0].output for block in chain]
+    outputs = [*(_sealed(output, number) for output in given[:-1]), given[-1]]
+
+    def forward(index: int, *args: Tree, **kwargs: Tree) -> Tree:
+        taken = {place.path for place in joints[index].takes} if index else set[Path]()
+        _refuse((args, kwargs), taken)
+        return outputs[index]
+
+    for index, block in enumerate(chain):
+        block.forward = functools.partial(forward, index)
+
+
+def _sealed(output: Tree, chain: int) -> Tree:
     """The same output, of tensors that nobody may read."""
 
     def leaf(_: Path, value: Leaf) -> Leaf:
         if not isinstance(value, torch.Tensor):
             return value
-        return torch.empty(value.shape, dtype=value.dtype, device="meta").as_subclass(_Sealed)
+        flat = torch.empty(value.shape, dtype=value.dtype, device="meta")
+        sealed = flat.as_subclass(_Sealed)
+        sealed.chain = chain
+        return sealed
 
     return map_leaves(output, leaf)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import (
     AlbertConfig,
     AutoConfig,
@@ -17,6 +20,7 @@ from transformers import (
     SwinConfig,
     T5Config,
 )
+from transformers.models.t5.modeling_t5 import T5LayerFF
 
 from shardline.core.errors import (
     BlocksOutOfRange,
@@ -142,6 +146,27 @@ def test_a_value_may_be_born_in_a_chains_first_block(tmp_path: Path) -> None:
     config = T5Config(**sizes, architectures=["T5EncoderModel"])
     plan = trace(save(config, tmp_path))
     assert [len(joint.takes) for joint in plan.joints] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "forwards"),
+    [("T5EncoderModel", 1), ("T5Model", 1), ("T5ForConditionalGeneration", 2)],
+)
+def test_one_forward_says_all_and_a_second_what_is_remembered(
+    kind: str, forwards: int, tmp_path: Path
+) -> None:
+    """Nodes and callers trace at every start: a large model's forward on shapes takes a while."""
+    sizes: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4}
+    save(T5Config(**sizes, num_layers=3, vocab_size=96, architectures=[kind]), tmp_path)
+    runs: Counter[nn.Module] = Counter()
+
+    def count(module: nn.Module, _: object) -> None:
+        runs.update([module] if isinstance(module, T5LayerFF) else [])
+
+    with register_module_forward_pre_hook(count):
+        plan = trace(tmp_path)
+    assert len(runs) == plan.blocks
+    assert set(runs.values()) == {forwards}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from shardline.core.errors import PeerFault
 from shardline.model.crossing import BLOCKS_MAX, STEP_TOKENS, Crossing
 from shardline.model.graph.program import NAME_MAX, VALUES_MAX
+from shardline.model.strides import laid, lie_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AnyCrossing", "StageCrossing", "check_values"]
 
-_FIELDS: Final = {"start", "values"}
+_FIELDS: Final = {"start", "values", "lie"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,26 +49,30 @@ class StageCrossing:
     @property
     def carried(self) -> tuple[torch.Tensor, ...]:
         """What a coarse codec may be used for, where a session allows one."""
-        tensors = (value for value in self.values.values() if isinstance(value, torch.Tensor))
+        tensors = _tensors(self.values).values()
         return tuple(tensor for tensor in tensors if tensor.is_floating_point())
 
     def to_tree(self) -> dict[str, Any]:
         """As plain data for the codec."""
-        return {"start": self.start, "values": self.values}
+        lie = lie_of(list(_tensors(self.values).values()))
+        return {"start": self.start, "values": self.values, "lie": lie}
 
     @classmethod
     def from_tree(cls, tree: Tree) -> StageCrossing:
         """Read what a peer sent; raises PeerFault for anything that `to_tree` does not make."""
         if not isinstance(tree, dict) or set(cast("dict[str, Any]", tree)) != _FIELDS:
-            raise PeerFault("a tree whose fields are not start, values")
+            raise PeerFault("a tree whose fields are not start, values, lie")
         fields = cast("dict[str, Any]", tree)
-        start, values = fields["start"], fields["values"]
+        start, values, lie = fields["start"], fields["values"], fields["lie"]
         if type(start) is not int or not 0 <= start < BLOCKS_MAX:
             raise PeerFault(f"a crossing to stage {start!r}")
         if not isinstance(values, dict):
             raise PeerFault("a crossing to a stage without its values by name")
-        check_values(cast("dict[str, Any]", values))
-        return cls(start, cast("dict[str, Any]", values))
+        given = cast("dict[str, Any]", values)
+        check_values(given)
+        held = _tensors(given)
+        lying = zip(held, laid(list(held.values()), lie), strict=True)
+        return cls(start, given | dict(lying))
 
 
 AnyCrossing: TypeAlias = Crossing | StageCrossing
@@ -81,3 +86,7 @@ def check_values(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if len(name) > NAME_MAX or not isinstance(value, torch.Tensor | bool | int | float):
             raise PeerFault(f"{name[:NAME_MAX]!r} is a {type(value).__name__}, no tensor or number")
+
+
+def _tensors(values: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}

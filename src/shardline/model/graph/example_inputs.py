@@ -8,7 +8,9 @@ shapes, no weights, next to no memory.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import inspect
 import itertools
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -24,12 +26,12 @@ from shardline.model.loading import BUILDING
 from shardline.model.route import model_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from transformers import PreTrainedModel
 
-__all__ = ["TOKENS", "build_on_shapes", "configs_in", "example_inputs"]
+__all__ = ["TOKENS", "OnShapes", "build_on_shapes", "configs_in", "example_inputs"]
 
 Inputs = dict[str, torch.Tensor]
 Shape = tuple[int, ...]
@@ -57,6 +59,29 @@ _FAULTS: Final = (
 _auto_model: Any = AutoModel
 
 
+class OnShapes:
+    """A model's forward without values, for whoever wants to see what its modules are given.
+
+    Plain tensors of the meta device take a third of the time of fake ones. Where the model's code
+    asks for values, fake ones are taken, as capturing does. A mask of ones says nothing but makes
+    code look whether it does, so plain tensors go without.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model: Any = model
+        self._fake: FakeTensorMode | None = None
+
+    def __call__(self, given: dict[str, Any]) -> Any:  # noqa: ANN401 - whatever the model returns
+        """What the model returns; raises what its forward does."""
+        if self._fake is None:
+            with contextlib.suppress(*_FAULTS):
+                return self._model(**{n: x for n, x in given.items() if n != "attention_mask"})
+        fake = self._fake or FakeTensorMode(allow_non_fake_inputs=True)
+        output = _on_fakes(self._model, given, fake)
+        self._fake = fake
+        return output
+
+
 def build_on_shapes(model_dir: Path) -> PreTrainedModel:
     """The network of this config, without a task's head and without weights.
 
@@ -76,26 +101,32 @@ def build_on_shapes(model_dir: Path) -> PreTrainedModel:
     return cast("PreTrainedModel", model.eval())
 
 
-def example_inputs(model: PreTrainedModel) -> Inputs:
+def example_inputs(
+    model: PreTrainedModel, run: Callable[[dict[str, Any]], object] | None = None
+) -> Inputs:
     """Small inputs for a batch of two, on the meta device.
+
+    `run` is how they are tried, last of all those that are returned; as capturing does if nothing
+    else is said.
 
     Raises Unsupported, saying what to give instead, if forward accepts none that we know of.
     """
     takes = inspect.signature(cast("Any", model).forward).parameters
     main = cast("str | list[str]", model.main_input_name)
     needed = [main] if isinstance(main, str) else main
+    run = run or functools.partial(_on_fakes, model)
     offered = [name for name in _KNOWN if name in takes and _belongs(name, model)]
     with torch.no_grad(), quiet(), silent():
         for names in (offered, needed):
             for shapes in itertools.product(*(_shapes(name, model.config) for name in names)):
                 given = {n: _tensor(n, s, model) for n, s in zip(names, shapes, strict=True)}
-                if given and _accepts(model, given):
+                if given and _accepts(run, given):
                     return given
         own = {
             name: value.to("meta") if isinstance(value, torch.Tensor) else value
             for name, value in cast("dict[str, Any]", model.dummy_inputs).items()
         }
-        if _accepts(model, own):
+        if _accepts(run, own):
             return own
     raise Unsupported(
         f"{type(model).__name__} takes {', '.join(needed)}, for which no example was found: give "
@@ -110,18 +141,24 @@ def _belongs(name: str, model: PreTrainedModel) -> bool:
     return name != "decoder_input_ids" or bool(model.config.is_encoder_decoder)
 
 
-def _accepts(model: PreTrainedModel, given: dict[str, Any]) -> bool:
-    # Fake tensors, as capturing has them: plain ones of meta would be asked for their values.
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+def _accepts(run: Callable[[dict[str, Any]], object], given: dict[str, Any]) -> bool:
+    try:
+        run(given)
+    except _FAULTS:
+        return False
+    return True
+
+
+def _on_fakes(
+    model: PreTrainedModel, given: dict[str, Any], fake: FakeTensorMode | None = None
+) -> Any:  # noqa: ANN401 - whatever the model returns
+    """The model's forward on fake tensors: plain ones of meta would be asked for their values."""
+    with fake or FakeTensorMode(allow_non_fake_inputs=True) as mode:
         seen = {
-            name: fake.from_tensor(value) if isinstance(value, torch.Tensor) else value
+            name: mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
             for name, value in given.items()
         }
-        try:
-            cast("Any", model)(**seen)
-        except _FAULTS:
-            return False
-    return True
+        return cast("Any", model)(**seen)
 
 
 def _tensor(name: str, shape: Shape, model: PreTrainedModel) -> torch.Tensor:

@@ -36,7 +36,7 @@ _META: Final = torch.device("meta")
 
 
 class _Needs:
-    """How much memory runs of one stage take, by the shapes of their inputs."""
+    """How much memory runs of one stage take, by the shapes and strides of their inputs."""
 
     def __init__(self, stage: Stage, example: Values, example_bytes: int) -> None:
         self._example = example
@@ -55,7 +55,7 @@ class _Needs:
         input is as large as there.
         """
         key = tuple(
-            (name, tuple(value.shape) if isinstance(value, torch.Tensor) else value)
+            (name, (value.shape, value.stride()) if isinstance(value, torch.Tensor) else value)
             for name, value in given.items()
         )
         if key not in self._known:

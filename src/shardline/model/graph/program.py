@@ -116,11 +116,6 @@ class Value(_Data, frozen=True):
     """A torch dtype; `number` for a Python number."""
     shape: Annotated[list[Size | None], msgspec.Meta(max_length=RANK_MAX)] = []
     """None where the size may change from call to call."""
-    order: Annotated[list[Size], msgspec.Meta(max_length=RANK_MAX)] = []
-    """Dimensions from the widest stride to the narrowest; empty where they lie row by row.
-
-    A tensor loses its strides on a link. They are restored, as kernels differ in their last bits.
-    """
 
 
 class Program(_Data, frozen=True):

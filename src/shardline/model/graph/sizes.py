@@ -1,4 +1,4 @@
-"""Sizes and strides of values as torch's tracing saw them, and what it took for granted of them."""
+"""Sizes of values as torch's tracing saw them, and what it took for granted of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 
 from shardline.model.graph.program import Value
 from shardline.model.graph.signature import OPS, Expression, size_name
-from shardline.model.strides import hint, order_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,12 +23,20 @@ class NoRule(Exception):
     """What was taken for granted about sizes has no words in `signature`."""
 
 
+def hint(size: Any) -> int:  # noqa: ANN401 - an int, or torch's symbol for one
+    """A size in the example; 1 where it depends on values."""
+    if isinstance(size, int):
+        return size
+    found = getattr(size.node, "hint", None)
+    return 1 if found is None else int(found)
+
+
 def value_of(name: str, seen: Any) -> Value:  # noqa: ANN401
     """A value as a program's end names it; sizes that torch kept open are open."""
     if not isinstance(seen, torch.Tensor):
         return Value(name, "number")
     shape = [_fixed(size) for size in seen.shape]
-    return Value(name, str(seen.dtype).removeprefix("torch."), shape, order_of(seen))
+    return Value(name, str(seen.dtype).removeprefix("torch."), shape)
 
 
 def _fixed(size: Any) -> int | None:  # noqa: ANN401 - an int, or torch's symbol for one

@@ -25,7 +25,7 @@ from shardline.model.graph.program import (
     dtype_of,
     each,
 )
-from shardline.model.strides import aligned, laid
+from shardline.model.strides import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -217,7 +217,7 @@ def _taken(value: Value, given: object) -> Any:  # noqa: ANN401 - a tensor or a 
             or any(size is not None and size != there for size, there in sizes)
         ):
             raise PeerFault(f"{value.name}: {given.dtype} {tuple(given.shape)} does not fit")
-        return laid(given, value.order)
+        return aligned(given)
     if value.dtype == "number" and isinstance(given, bool | int | float):
         return given
     raise PeerFault(f"{value.name}: no such tensor is given")

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 import transformers
+from torch import nn
+from torch._subclasses import FakeTensor
 
 from shardline.core.errors import Unsupported
 from shardline.model.graph import build_on_shapes, capture, example_inputs
+from shardline.model.graph.example_inputs import OnShapes
 from tests.parity.test_graph_models import CASES
 
 if TYPE_CHECKING:
@@ -71,6 +75,43 @@ def test_what_was_found_can_be_captured(name: str, tmp_path: Path) -> None:
     graph = capture(model, (), example_inputs(model))
     assert graph.sizes
     assert {value.name for value in graph.signature.values} == set(WANTED[name])
+
+
+class Asks(nn.Module):
+    """Its mask may be left out; it may look at values of what it is given."""
+
+    def __init__(self, *, looks: bool) -> None:
+        super().__init__()
+        self.looks = looks
+        self.runs: list[str] = []
+
+    def forward(
+        self, x: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, bool]:
+        fake = isinstance(x, FakeTensor)
+        self.runs.append("fake" if fake else "plain")
+        if self.looks and not fake and x.all():
+            x = x + 1
+        return x, attention_mask is not None
+
+
+def test_a_forward_is_on_plain_tensors_and_without_a_mask_if_nobody_asks_for_values() -> None:
+    model: Any = Asks(looks=False)
+    given = {name: torch.ones(2, 3, device="meta") for name in ("x", "attention_mask")}
+    x, masked = OnShapes(model)(given)
+    assert (x.shape, masked, model.runs) == ((2, 3), False, ["plain"])
+
+
+def test_whoever_asks_for_values_is_given_fake_tensors_from_then_on() -> None:
+    model: Any = Asks(looks=True)
+    given = {name: torch.ones(2, 3, device="meta") for name in ("x", "attention_mask")}
+    run = OnShapes(model)
+    for _ in range(2):
+        x, masked = run(given)
+        assert (x.shape, masked) == ((2, 3), True)
+    assert model.runs == ["plain", "fake", "fake"]
+    with pytest.raises(TypeError):
+        run({"y": given["x"]})
 
 
 def test_where_nothing_is_found_one_line_says_what_to_give(tmp_path: Path) -> None:
