@@ -103,7 +103,7 @@ def _show(plan: GraphPlan) -> None:
     total_s = sum(stage.work_s for stage in plan.stages) or 1.0
     for at, stage in enumerate(plan.stages):
         share = f"{stage.work_s / total_s:.0%}"
-        row = (str(at), format_bytes(stage.parameter_bytes), share)
+        row = (f"{at}:{at + 1}", format_bytes(stage.parameter_bytes), share)
         counts = (str(len(stage.inputs)), str(len(stage.outputs)))
         table.add_row(*map(Text, (*row, *counts)))
     console = Console()
