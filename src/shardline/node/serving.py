@@ -116,18 +116,18 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
     invite, the address, the memory.
     """
     device = open_device(settings.device)
-    held = Held(settings.dtype, settings.weights, settings.weights_folder, settings.cache)
-    model = await asyncio.to_thread(open_model, settings.model, held, device)
-    budget = Budget(model, memory_limit_bytes(settings.memory_bytes, device))
-    auto = settings.blocks == "auto"
-    wanted = None if auto else Span.parse(settings.blocks, blocks=budget.blocks)
-    budget.check(wanted)
-    mail = _Mail()
-    async with _joining(settings, invite, identity, person.book, mail) as member:
-        person.joined(member.invite, member.listening)
-        clock = SystemClock()
-        threads = settings.threads or torch.get_num_threads()
-        with computing_thread(threads, "shardline-engine") as thread:
+    threads = settings.threads or torch.get_num_threads()
+    with computing_thread(threads, "shardline-engine") as thread:  # before any other computes
+        held = Held(settings.dtype, settings.weights, settings.weights_folder, settings.cache)
+        model = await asyncio.to_thread(open_model, settings.model, held, device)
+        budget = Budget(model, memory_limit_bytes(settings.memory_bytes, device))
+        auto = settings.blocks == "auto"
+        wanted = None if auto else Span.parse(settings.blocks, blocks=budget.blocks)
+        budget.check(wanted)
+        mail = _Mail()
+        async with _joining(settings, invite, identity, person.book, mail) as member:
+            person.joined(member.invite, member.listening)
+            clock = SystemClock()
             holding = Holding(budget, device, thread)
             record = _record(settings, identity.node_id, budget, wanted)
             teller = Teller(member, record, holding, clock)
@@ -150,7 +150,7 @@ async def serve(settings: Settings, invite: Invite, identity: Identity, person: 
                     await teller.stay(worker, person.stop)
                 await _leave(teller, worker, settings.pace)
                 mail.worker = None  # what is under way is finished, nothing new is begun
-        await member.directory.withdraw()
+            await member.directory.withdraw()
 
 
 def _joining(
