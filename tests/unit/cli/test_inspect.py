@@ -14,52 +14,12 @@ from transformers import AlbertConfig, BertConfig
 
 from shardline.cli.demo import shipped_model
 from shardline.cli.main import run
+from tests.support.factories import MODULE, write_factories
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Ask = Callable[..., tuple[int, str, str]]
-
-MODULE = """
-import torch
-from torch import nn
-import beside
-
-print("a person may print")
-
-
-class Twins(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.one, self.two = nn.Linear(8, beside.WIDE), nn.Linear(beside.WIDE, 8)
-
-    def forward(self, x, *, skip):
-        return {"y": self.two(torch.relu(self.one(x))) + skip}
-
-
-class Choosy(nn.Module):
-    def forward(self, x):
-        if x.sum() > 0:
-            return x
-        return -x
-
-
-def twins():
-    x = torch.ones(4, 8)
-    return Twins(), (x,), {"skip": x}
-
-
-def choosy():
-    return Choosy(), (torch.ones(3),)
-
-
-def nothing():
-    return torch.ones(3)
-
-
-def broken():
-    return 1 / 0
-"""
 
 
 @pytest.fixture
@@ -98,11 +58,7 @@ def albert(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("mine")
-    (folder / "beside.py").write_text("WIDE = 16\n")
-    (folder / "mine.py").write_text(MODULE)
-    (folder / "wrong.py").write_text("x = 1\ndef broken(:\n")
-    return str(folder / "mine.py")
+    return str(write_factories(tmp_path_factory.mktemp("mine")))
 
 
 def words(file: Path) -> str:

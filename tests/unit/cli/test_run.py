@@ -18,6 +18,7 @@ from shardline.core.units import format_bytes
 from shardline.model import POOLINGS as POOLINGS_BUILT
 from shardline.model import capture, cut_graph, open_graph, with_rows
 from shardline.swarm import Invite
+from tests.support.factories import write_factories
 from tests.support.graphs import some, towers
 
 if TYPE_CHECKING:
@@ -25,36 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Ask = Callable[..., tuple[int, str, str]]
-
-MODULE = """
-import torch
-from torch import nn
-
-class Twins(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 8)
-
-    def forward(self, x, *, skip):
-        return {"y": self.two(torch.relu(self.one(x))) + skip}
-
-
-class Choosy(nn.Module):
-    def forward(self, x):
-        if x.sum() > 0:
-            return x
-        return -x
-
-
-def twins():
-    print("a person may print")
-    x = torch.rand(4, 8)
-    return Twins(), (x,), {"skip": x}
-
-
-def choosy():
-    return Choosy(), (torch.ones(3),)
-"""
 
 
 @pytest.fixture
@@ -69,9 +40,7 @@ def ask(capfd: pytest.CaptureFixture[str]) -> Ask:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("mine") / "mine.py"
-    found.write_text(MODULE)
-    return found
+    return write_factories(tmp_path_factory.mktemp("mine"))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +65,7 @@ def refused(asked: tuple[int, str, str], *words: str) -> None:
 
 def test_code_that_cannot_be_captured_is_named_with_two_ways_out(ask: Ask, file: Path) -> None:
     asked = ask("run", f"{file}:choosy")
-    refused(asked, "`if x.sum() > 0:`", "mine.py:16", "Change that line", "--cut")
+    refused(asked, "`if x.sum() > 0:`", "mine.py:20", "Change that line", "--cut")
 
 
 def test_missing_inputs_are_named_with_what_is_wanted(ask: Ask, file: Path, tmp_path: Path) -> None:
@@ -166,7 +135,7 @@ def test_a_folder_is_written_that_says_what_to_type_next(
     assert "a person may print" in err
     head, one, _, name, first, second, call = out.splitlines()
     assert head.split() == ["stage", "weights", "work", "values", "in", "values", "out"]
-    assert one.split()[0] == "0"
+    assert one.split()[0] == "0:1"
     assert name.startswith("Twins in ")
     assert first.endswith("--blocks 0:1")
     assert second.endswith("--blocks 1:2 --join INVITE")
