@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import Cache
 
+    from shardline.cli.bench_crowd import Together
     from shardline.client import SwarmModel
     from shardline.model import Crossing, Returned
 
@@ -85,19 +86,26 @@ def scripts_of(
     model: SwarmModel, prompts: torch.Tensor, tokens: int, device: torch.device
 ) -> list[Script]:
     """What sessions with these prompts (sessions, prompt tokens) send to write so many tokens."""
-    kept: dict[Cache, list[Crossing]] = {}
-    sessions, prompt_tokens = prompts.shape
-    with ThreadPoolExecutor(sessions) as pool, model.lend(prompt_tokens + tokens) as send:
-
-        def note(cache: Cache | None, crossing: Crossing) -> Returned:
-            assert cache is not None
-            kept.setdefault(cache, []).append(crossing)
-            return send(cache, crossing)
-
-        blocks = Apart(note, pool)
-        ends = load_ends(model.plan, blocks, dtype=model.dtype, device=device)
+    with model.lend(prompts.shape[1] + tokens) as send:
+        noting = _Noting(send)
+        ends = load_ends(model.plan, Apart(noting), dtype=model.dtype, device=device)
         decode(ends, prompts, tokens - SETTLE_TOKENS)
-    return list(kept.values())
+    return list(noting.kept.values())
+
+
+class _Noting:
+    """A way to the blocks that keeps what each session sends."""
+
+    def __init__(self, way: Together) -> None:
+        self.kept: dict[Cache, list[Crossing]] = {}
+        self._way = way
+
+    def together(self, asked: Sequence[tuple[Cache | None, Crossing]]) -> list[Returned]:
+        """As the way that it stands before."""
+        for cache, crossing in asked:
+            assert cache is not None
+            self.kept.setdefault(cache, []).append(crossing)
+        return self._way.together(asked)
 
 
 def measure_arrivals(send: Sends, scripts: Sequence[Script], *, seed: int = 0) -> Arrivals:

@@ -13,9 +13,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import Cache
 
     from shardline.client import SwarmModel
-    from shardline.model import RunBlocks
 
 __all__ = [
     "Apart",
@@ -138,35 +137,41 @@ def _each(change: Callable[..., Tree], *trees: Tree) -> Tree:
     return change(*trees)
 
 
+class Together(Protocol):
+    """The way to a model's blocks, for many sessions at once."""
+
+    def together(self, asked: Sequence[tuple[Cache | None, Crossing]]) -> list[Returned]:
+        """A step of each of the sessions that these caches name."""
+        ...
+
+
 class Apart:
     """Runs each row of a batch as a session of its own, all at once; a port of `load_ends`."""
 
-    def __init__(self, run: RunBlocks, pool: Executor) -> None:
-        self._run = run
-        self._pool = pool
+    def __init__(self, way: Together) -> None:
+        self._way = way
         self._sessions: WeakKeyDictionary[Cache, list[Cache]] = WeakKeyDictionary()
 
     def __call__(self, cache: Cache | None, crossing: Crossing) -> Returned:
         """One step of all rows."""
         if cache is None or crossing.batch == 1:
-            return self._run(cache, crossing)
+            return self._way.together([(cache, crossing)])[0]
         if cache not in self._sessions:
             self._sessions[cache] = [DynamicCache() for _ in range(crossing.batch)]
-        return joined_rows(
-            list(self._pool.map(self._run, self._sessions[cache], rows_of(crossing)))
-        )
+        steps = list(zip(self._sessions[cache], rows_of(crossing), strict=True))
+        return joined_rows(self._way.together(steps))
 
 
 @contextlib.contextmanager
 def crowd(
-    model: SwarmModel, batch: int, tokens: int, device: torch.device, *, apart: bool = True
+    model: SwarmModel, tokens: int, device: torch.device, *, apart: bool = True
 ) -> Generator[Any]:
     """The model's ends over sessions of `tokens` tokens, one for each row; closed in the end.
 
     With `apart` False, all rows of a batch are one session.
     """
-    with ThreadPoolExecutor(batch) as pool, model.lend(tokens) as run:
-        blocks = Apart(run, pool) if apart else run
+    with model.lend(tokens) as run:
+        blocks = Apart(run) if apart else run
         yield load_ends(model.plan, blocks, dtype=model.dtype, device=device)
 
 

@@ -203,7 +203,7 @@ def _nodes(local: LocalSwarm, spans: list[Span]) -> list[dict[str, Any]]:
 def _batch(scene: _Scene, model: SwarmModel, prompts: torch.Tensor, *, apart: bool = True) -> Went:
     batch, wanted = len(prompts), scene.wanted
     scene.progress.say(f"{batch} session{'s' * (batch > 1)} at once")
-    with quiet(), crowd(model, batch, scene.room, scene.device, apart=apart) as ends:
+    with quiet(), crowd(model, scene.room, scene.device, apart=apart) as ends:
         return decode(ends, prompts, wanted.tokens, wanted.callers if apart else 1)
 
 

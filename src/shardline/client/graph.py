@@ -53,7 +53,8 @@ class GraphRunner(Runner):
         crossing = self._plan.crossing(given)
         session, _ = self._portal.call(self._open, 0, crossing.batch, crossing.tokens, ())
         try:
-            return self._plan.results(self._step(session, cast("Any", crossing), 0))
+            (returned,) = self._steps([(session, 0, cast("Any", crossing))])
+            return self._plan.results(returned)
         finally:
             self._portal.call(self._close, session)
 

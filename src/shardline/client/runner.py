@@ -6,9 +6,11 @@ stands for a session. The network lives on an event loop in a thread of its own.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 import weakref
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shardline.client.times import StepTimes
@@ -27,8 +29,26 @@ if TYPE_CHECKING:
     from shardline.client.sessions import Sessions
     from shardline.core.segments import Segment
     from shardline.swarm import Hop
+    from shardline.wire import Spent
+
+    _Begun = tuple[RemoteSession, int, Crossing]
+    """A session, the pages that its nodes hold of its first step, and that step."""
+    _Came = tuple[Returned, Sequence[Spent], float]
+    """What a step gave, what each node spent on it, and how long it was on its way."""
 
 __all__ = ["Runner"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A step as it goes to the first node."""
+
+    session: RemoteSession
+    crossing: Crossing
+    shared_tokens: int
+    meter: Meter
+    segments: Sequence[memoryview]
+    started_s: float
 
 
 class Runner:
@@ -65,19 +85,35 @@ class Runner:
 
     def __call__(self, cache: Cache | None, crossing: Crossing) -> Returned:
         """All blocks' work on the swarm; raises ChainBroken, NotCovered or CacheFull."""
+        (returned,) = self.together([(cache, crossing)])
+        return returned
+
+    def together(self, asked: Sequence[tuple[Cache | None, Crossing]]) -> list[Returned]:
+        """A step of each of these sessions, all on their way at once, for who has many.
+
+        Raises what went wrong with the first of them, once all are over.
+        """
+        begun: list[_Begun] = []
+        try:
+            for cache, crossing in asked:
+                begun.append((*self._session(cache, crossing), crossing))
+            return self._steps(begun)
+        finally:
+            for (cache, _), (session, *_) in zip(asked, begun, strict=False):
+                if cache is None:
+                    self._portal.call(self._close, session)
+
+    def _session(self, cache: Cache | None, crossing: Crossing) -> tuple[RemoteSession, int]:
+        """What this cache stands for, and how many pages its nodes hold if it has just begun."""
         session = self._by_cache.get(cache) if cache is not None else None
-        pages = 0
-        if session is None:
-            names = self._names(crossing) if cache is not None else ()
-            size = crossing.batch, self._wanted(cache, crossing)
-            session, pages = self._portal.call(self._open, crossing.start, *size, names)
+        if session is not None:
+            return session, 0
+        names = self._names(crossing) if cache is not None else ()
+        size = crossing.batch, self._wanted(cache, crossing)
+        session, pages = self._portal.call(self._open, crossing.start, *size, names)
         if cache is not None:
             self._by_cache[cache] = session
-        try:
-            return self._step(session, crossing, pages)
-        finally:
-            if cache is None:
-                self._portal.call(self._close, session)
+        return session, pages
 
     def _wanted(self, cache: Cache | None, crossing: Crossing) -> int:
         """Tokens of each sequence for which a session that begins with this step is opened."""
@@ -106,30 +142,53 @@ class Runner:
         session.begin(segments, pages, known.tokens)
         return known.tokens, rest
 
-    def _step(self, session: RemoteSession, crossing: Crossing, pages: int) -> Returned:
+    def _steps(self, begun: Sequence[_Begun]) -> list[Returned]:
+        """A step of each of these sessions; raises as `together` does."""
+        sent = [self._packed(*one) for one in begun]
+        came: list[_Came] = []
+        for found in self._portal.call(self._all, sent):
+            if isinstance(found, BaseException):
+                raise found
+            came.append(found)
+        return [self._noted(one, *its) for one, its in zip(sent, came, strict=True)]
+
+    async def _all(self, sent: Sequence[_Sent]) -> list[_Came | BaseException]:
+        return await asyncio.gather(*map(self._go, sent), return_exceptions=True)
+
+    async def _go(self, sent: _Sent) -> _Came:
+        crossing, read = sent.crossing, functools.partial(self._read, sent.crossing)
+        size = {"rows": crossing.batch, "tokens": crossing.cache_tokens}
+        returned, spent = await sent.session.step(sent.segments, read, **size)
+        return returned, spent, time.perf_counter() - sent.started_s
+
+    def _packed(self, session: RemoteSession, pages: int, crossing: Crossing) -> _Sent:
         started_s = time.perf_counter()
         shared_tokens, crossing = self._begun(session, crossing, pages)
         meter = Meter(session.encoder)
         segments = pack(crossing.to_tree(), crossing.carried, meter)
-        read = functools.partial(self._read, crossing)
-        size = {"rows": crossing.batch, "tokens": crossing.cache_tokens}
-        step = functools.partial(session.step, segments, read, **size)
-        returned, spent = self._portal.call(step)
+        return _Sent(session, crossing, shared_tokens, meter, segments, started_s)
+
+    def _noted(
+        self, sent: _Sent, returned: Returned, spent: Sequence[Spent], wall_s: float
+    ) -> Returned:
+        """What came back, with the tokens that were not sent; notes how it went."""
+        session, crossing, meter = sent.session, sent.crossing, sent.meter
         self.chain, self.standbys = session.chain, session.standbys
         self.chains[crossing.start] = session.chain
         self.steps.append(
             StepTimes(
-                wall_s=time.perf_counter() - started_s,
+                wall_s=wall_s,
                 nodes_s=tuple(node.compute_us / 1e6 for node in spent),
-                moved_bytes=sum(segment.nbytes for segment in segments)
+                moved_bytes=sum(segment.nbytes for segment in sent.segments)
                 + sum(node.sent_bytes for node in spent),
                 saved_bytes=meter.saved_bytes + sum(node.saved_bytes for node in spent),
                 wires=(meter.wire, *(node.wire for node in spent)),
                 beside=max((node.beside for node in spent), default=0),
-                shared_tokens=shared_tokens,
+                shared_tokens=sent.shared_tokens,
             )
         )
-        return led_by(shared_tokens, returned, crossing.tokens) if shared_tokens else returned
+        shared = sent.shared_tokens
+        return led_by(shared, returned, crossing.tokens) if shared else returned
 
     def _read(self, sent: Crossing, segments: Sequence[Segment]) -> Returned:
         """What came back, if it can be the answer to what was sent; raises PeerFault if not."""

@@ -29,7 +29,7 @@ from shardline.core.errors import (
 )
 from shardline.core.ids import Seat, new_session_id, short
 from shardline.swarm import Journals, first_gap, mend
-from shardline.wire import Failed, Opened, Result, Step
+from shardline.wire import EVERY_STEP, Failed, Opened, Result, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,7 +87,7 @@ class RemoteSession:
         self.chain: tuple[Hop, ...] = ()
         self._around = around
         self._span = span
-        self._filled = self._step = self._attach = 0
+        self._filled = self._step = self._attach = self._slowest_us = 0
         self._journals = Journals(JOURNAL_BYTES)
         self._home = Seat(self.id, span.start)
         """Where our own notes are kept: what was sent to the first block."""
@@ -174,6 +174,7 @@ class RemoteSession:
         self._filled += tokens
         self._doubts.step_done()
         if tokens == 1 and len(spent) == len(self.chain):
+            self._slowest_us = min(max(node.compute_us for node in spent), EVERY_STEP)
             for hop, node in zip(self.chain, spent, strict=True):
                 if node.beside > BESIDE_MAX:
                     continue  # it shared its time with much else: that makes no straggler
@@ -379,6 +380,7 @@ class RemoteSession:
     async def _send_step(self, step: int, segments: Sequence[Segment], *, replay: bool) -> None:
         first = self.chain[0]
         attach = self._attach if step == 1 else 0
-        message = Step(self.id, first.span.start, step, self._around.me, [], replay, attach)
+        place = self.id, first.span.start, step, self._around.me
+        message = Step(*place, [], replay, attach, slowest_us=self._slowest_us)
         segments = self._seating.readable(segments, first.node)
         await self._seating.post(first.node, message, segments)

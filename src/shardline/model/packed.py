@@ -53,7 +53,7 @@ class PackedLinear(nn.Module):
         rows = x.numel() // self.in_features
         if not 0 < rows <= COMPANY // 2:
             return self._product(x)
-        several = self._product(x.reshape(rows, -1).repeat(COMPANY // rows, 1))
+        several = self._product(torch.cat([x.reshape(rows, -1)] * (COMPANY // rows)))
         return several[:rows].view(*x.shape[:-1], self.out_features)
 
     def _product(self, x: torch.Tensor) -> torch.Tensor:

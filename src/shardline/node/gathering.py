@@ -1,23 +1,31 @@
-"""When a round begins: at once, or a moment later, with those who are on their way.
+"""When a round begins, and with how many: at once, or a moment later with those who are on their
+way; with all that wait, or with a part of them where the others can run while these are away.
 
 A round of few steps reads as many weights as one of many. But the results of a round leave one
 after the other, and their sessions come back as they left: a round that begins with whoever is
 first runs almost empty while the others come, and the next begins with these. Sessions then fall
 into groups that take turns for good. So a round waits for those who come back soon, as far as that
 costs less than the round which it spares. Who is alone never waits.
+
+Sessions that all run together here are all away together too: while other nodes of their chain
+compute, this one idles, and then those do. So where they are away for as long as the chain's
+slowest node takes for a round, two groups of them are served in the time of one, or more groups
+where they are away for longer. A group that another node sends on is told of by its first step,
+and stays together.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
+from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shardline.core.ids import Seat
+    from shardline.core.ids import NodeId, Seat
 
 __all__ = ["Gathering"]
 
@@ -28,6 +36,9 @@ LATE = 2.0
 """Times its usual pause, a session is not waited for any more."""
 ROUNDS = 128
 """How many are the last ones."""
+EARLY = 0.25
+"""Of the slowest node's round, as much as sessions may be away for less than it and be put into one
+more group: a round of fewer is quicker too."""
 
 
 @dataclass(slots=True)
@@ -38,6 +49,21 @@ class _Known:
     """None while its step waits or runs."""
     pauses_s: tuple[float, float] | None = None
     """The last two."""
+    slowest_s: float = 0.0
+    """What its last token took on the slowest node of its chain; 0 is not known."""
+
+    def takes_part(self, now_s: float) -> bool:
+        """Whether it is here, or not away for longer than it was before."""
+        if self.left_s is None or self.pauses_s is None:
+            return True
+        return now_s - self.left_s < LATE * max(self.pauses_s)
+
+    def groups(self, round_s: float) -> int:
+        """In how many groups sessions such as this one are served best, if a round takes that."""
+        if self.pauses_s is None or not round_s:
+            return 1
+        slowest_s = max(self.slowest_s, round_s)
+        return max(1, int((min(self.pauses_s) + round_s) / slowest_s + EARLY))
 
 
 class Gathering:
@@ -52,15 +78,35 @@ class Gathering:
         self._awaited: set[Seat] = set()
         self._until_s: float | None = None
         """Until when the next round waits; None before anybody asked."""
+        self._latest_s = 0.0
+        """Until when it waits at most."""
+        self._group = 0
+        """How many the next round had better be of; 0 is all that wait."""
+        self._counted = 0
+        """Of how many sessions that was reckoned."""
+        self._early_s: dict[float, float] = {}
+        """By when sessions left together: how much earlier than usual the last of them came back.
+        Whoever is still away is then expected as much earlier."""
+        self._behind: dict[NodeId, int] = {}
+        """Steps that come right behind the last one of a node."""
 
-    def came(self, seat: Seat, now_s: float) -> None:
-        """A step of this session waits since then."""
+    def came(self, seat: Seat, now_s: float, *, slowest_s: float = 0.0) -> None:
+        """A step of this session waits since then; what the slowest node of its chain takes."""
         known = self._known.setdefault(seat, _Known())
+        known.slowest_s = slowest_s
         if known.left_s is not None:
             pause_s = self._anybody_s = now_s - known.left_s
+            if known.pauses_s is not None:
+                self._early_s[known.left_s] = max(0.0, max(known.pauses_s) - pause_s)
             known.pauses_s = (known.pauses_s or (pause_s, pause_s))[1], pause_s
             known.left_s = None
         self._awaited.discard(seat)
+
+    def announced(self, peer: NodeId, behind: int) -> None:
+        """So many steps of other sessions come right behind the last one of this peer."""
+        self._behind[peer] = behind
+        if not behind:
+            del self._behind[peer]
 
     def left(self, seat: Seat, now_s: float) -> None:
         """A result is on its way to whoever sends this session's next step."""
@@ -76,19 +122,38 @@ class Gathering:
 
         Ask when a round could begin, and again whenever somebody came or went.
         """
+        if self._until_s is None or len(self._known) != self._counted:
+            self._counted = len(self._known)
+            self._group = self._group_of(now_s, blocks)
         if self._until_s is None:
             patience_s = PATIENCE * blocks * min(self._took_s, default=0.0)
+            self._latest_s = now_s + patience_s
             self._until_s = self._choose(now_s, patience_s)
+        if self._behind:
+            return max(0.0, self._latest_s - now_s)
         return max(0.0, self._until_s - now_s) if self._awaited else 0.0
+
+    def most(self, waiting: int) -> int:
+        """Of so many that wait, how many this round takes: all, or their part of equal ones."""
+        return ceil(waiting / max(1, round(waiting / self._group))) if self._group else waiting
 
     def begun(self) -> None:
         """The round begins, with whoever is here."""
         self._awaited.clear()
+        self._behind.clear()
+        away = {known.left_s for known in self._known.values()}
+        self._early_s = {at_s: by_s for at_s, by_s in self._early_s.items() if at_s in away}
         self._until_s = None
 
     def ended(self, took_s: float, blocks: int) -> None:
         """A round of so many blocks, in which nothing went wrong, took so long."""
         self._took_s.append(took_s / blocks)
+
+    def _group_of(self, now_s: float, blocks: int) -> int:
+        """The equal part of each session's groups, for those that take part."""
+        usual_s = blocks * median(self._took_s) if self._took_s else 0.0
+        active = [known for known in self._known.values() if known.takes_part(now_s)]
+        return ceil(sum(1 / known.groups(usual_s) for known in active) - 1e-9)
 
     def _choose(self, now_s: float, patience_s: float) -> float:
         """Pick whom to wait for, and until when at most.
@@ -100,6 +165,8 @@ class Gathering:
         given_up: list[float] = []
         seats: list[Seat] = []
         for due_s, given_up_s, seat in sorted(self._coming(now_s, now_s + patience_s)):
+            if here + len(seats) >= self._group:
+                break
             seats.append(seat)
             given_up.append(given_up_s)
             if (due_s - now_s) * here <= patience_s * len(seats):
@@ -112,6 +179,7 @@ class Gathering:
         for seat, known in self._known.items():
             if known.left_s is not None:
                 pause_s = max(known.pauses_s or (self._anybody_s,))
-                due_s, given_up_s = known.left_s + pause_s, known.left_s + LATE * pause_s
+                given_up_s = known.left_s + LATE * pause_s
+                due_s = known.left_s + pause_s - self._early_s.get(known.left_s, 0.0)
                 if due_s <= deadline_s and given_up_s > now_s:
                     yield max(due_s, now_s), given_up_s, seat

@@ -185,7 +185,9 @@ class Outbox:
         message: Message = Result(seat.session, step, spent)
         if to is not None:
             place = seat.session, state.span.stop, step, state.caller
-            message = Step(*place, spent, replay, state.attached if step == 1 else 0)
+            attach, behind = state.attached if step == 1 else 0, state.behind
+            message = Step(*place, spent, replay, attach, behind, state.slowest_us)
+            state.behind = 0  # nobody follows what is sent again
         try:
             async with asyncio.timeout(FORWARD_S) as patience:
                 state.patience = patience

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from shardline.core.clock import Clock
-    from shardline.core.ids import Seat
+    from shardline.core.ids import NodeId, Seat
     from shardline.core.segments import Segment
     from shardline.core.spans import Span
     from shardline.model import AnyCrossing, Returned
+    from shardline.node.seats import Arrived, SeatState
     from shardline.node.tally import Tally
     from shardline.node.wiring import Written
     from shardline.runtime import SpanEngine
+    from shardline.wire import Step
 
 __all__ = ["Computed", "Rounds"]
 
@@ -47,18 +50,26 @@ class Computed:
     """All rounds that it was part of."""
     beside: int
     """Tokens of other sessions in its last round."""
+    behind: int = 0
+    """Steps of its last round that are told after it, and go to the same node."""
 
 
 @dataclass(slots=True)
 class _Asked:
     seat: Seat
-    span: Span
+    state: SeatState
+    message: Step
+    peer: NodeId
     segments: Sequence[Segment]
-    write: Callable[[AnyCrossing | Returned], Written]
     future: asyncio.Future[Computed]
     came_s: float
     tokens: int = 0
     compute_s: float = 0.0
+
+    @property
+    def span(self) -> Span:
+        """The blocks that it goes through."""
+        return self.state.span
 
 
 class Rounds:
@@ -88,20 +99,15 @@ class Rounds:
         self._patient = False
         """The next round waits for others, and a timer will end that."""
 
-    async def run(
-        self,
-        seat: Seat,
-        span: Span,
-        segments: Sequence[Segment],
-        write: Callable[[AnyCrossing | Returned], Written],
-    ) -> Computed:
+    async def run(self, seat: Seat, state: SeatState, arrived: Arrived) -> Computed:
         """One step of this seat: bytes to tensors, the blocks' work, tensors to bytes.
 
         Raises what the engine's `steps` gives back, PeerFault for bytes that are no step, and
         SessionUnknown once the seat is dropped.
         """
         future: asyncio.Future[Computed] = asyncio.get_running_loop().create_future()
-        asked = _Asked(seat, span, segments, write, future, self._clock.monotonic_s())
+        came = arrived.message, arrived.peer, arrived.segments
+        asked = _Asked(seat, state, *came, future, self._clock.monotonic_s())
         with self._lock:
             self._new.append(asked)
         self._wake()
@@ -159,7 +165,9 @@ class Rounds:
             self._taken[asked.seat] = asked
             self._scheduler.add(asked.seat, crossing)
             if isinstance(crossing, Crossing):  # others run alone, so waiting gathers nothing
-                self._gathering.came(asked.seat, asked.came_s)
+                slowest_s = asked.message.slowest_us / 1e6
+                self._gathering.came(asked.seat, asked.came_s, slowest_s=slowest_s)
+                self._gathering.announced(asked.peer, asked.message.behind)
         return told
 
     def _gathers(self) -> bool:
@@ -188,7 +196,8 @@ class Rounds:
     def _run(self) -> list[tuple[_Asked, Computed | ShardlineError]]:
         started_s = time.perf_counter()
         try:
-            done = self._scheduler.round(now_s=self._clock.monotonic_s())
+            writers = self._gathering.most(self._scheduler.writers)
+            done = self._scheduler.round(now_s=self._clock.monotonic_s(), writers=writers)
         except Exception as error:  # noqa: BLE001  (a task's supervisor)
             failure = _failure(error)
             lost, self._taken = self._taken, {}
@@ -203,23 +212,29 @@ class Rounds:
         told: list[tuple[_Asked, Computed | ShardlineError]] = []
         for seat in self._scheduler.last_seats:
             self._taken[seat].compute_s += took_s
+        going = Counter(self._taken[seat].state.next for seat, _ in done)
         for seat, found in done:
             asked = self._taken.pop(seat)
             self._gathering.left(seat, now_s)
-            told.append((asked, self._computed(asked, found, tokens)))
+            going[asked.state.next] -= 1
+            told.append((asked, self._computed(asked, found, tokens, going[asked.state.next])))
         return told
 
     def _computed(
-        self, asked: _Asked, found: AnyCrossing | Returned | ShardlineError, tokens: int
+        self,
+        asked: _Asked,
+        found: AnyCrossing | Returned | ShardlineError,
+        tokens: int,
+        behind: int,
     ) -> Computed | ShardlineError:
         if isinstance(found, ShardlineError):
             return found
         self._tally.add(asked.tokens, len(asked.span), asked.compute_s)
         try:
-            out = asked.write(found)
+            out = asked.state.wiring.write(found)
         except Exception as error:  # noqa: BLE001  (a task's supervisor)
             return _failure(error)
-        return Computed(out, asked.compute_s, max(0, tokens - asked.tokens))
+        return Computed(out, asked.compute_s, max(0, tokens - asked.tokens), behind)
 
     def _tell(self, told: Sequence[tuple[_Asked, Computed | ShardlineError]]) -> None:
         """On the engine's thread: hand results to who awaits them."""

@@ -56,6 +56,10 @@ class SeatState:
     attached: int = 0
     """Pages of a kept prefix that stand for step 0."""
     last_spent: list[Spent] = field(default_factory=list["Spent"])
+    slowest_us: int = 0
+    """As the caller said with the last step."""
+    behind: int = 0
+    """Steps of other seats that are about to follow the next one to the same node."""
     queue: asyncio.Queue[Arrived | None] = field(default_factory=asyncio.Queue["Arrived | None"])
     queued_bytes: int = 0
     sending: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -307,7 +307,7 @@ class Worker:
         message = arrived.message
         self._computing += 1
         try:
-            done = await self._rounds.run(seat, state.span, arrived.segments, state.wiring.write)
+            done = await self._rounds.run(seat, state, arrived)
         except PeerFault as error:
             await self._refuse(seat, state, arrived, error)
             return
@@ -323,6 +323,7 @@ class Worker:
         if state.closed:
             return
         state.expected = message.step + 1
+        state.behind, state.slowest_us = done.behind, message.slowest_us
         out, compute_us = done.out, int(done.compute_s * 1e6)
         sent = out.size_bytes, out.wire, out.saved_bytes, done.beside
         state.last_spent = [*message.spent, Spent(short(self._duty.me), compute_us, *sent)]

@@ -58,9 +58,17 @@ class Scheduler:
         """Forget a session's step, begun or not; none is no matter."""
         self._waiting.pop(seat, None)
 
-    def round(self, *, now_s: float) -> list[tuple[Seat, Found]]:
-        """Run one round; the steps that are over now, with what came out."""
-        taken = self._next()
+    @property
+    def writers(self) -> int:
+        """Steps of one token that wait."""
+        return sum(waiting.whole.tokens == 1 for waiting in self._waiting.values())
+
+    def round(self, *, now_s: float, writers: int | None = None) -> list[tuple[Seat, Found]]:
+        """Run one round; the steps that are over now, with what came out.
+
+        It takes the first so many steps of one token; None is all.
+        """
+        taken = self._next(writers)
         self.last_seats = tuple(seat for seat, _ in taken)
         self.last_tokens = sum(crossing.batch * crossing.tokens for _, crossing in taken)
         found = self._engine.steps(taken, now_s=now_s)
@@ -78,7 +86,7 @@ class Scheduler:
             del self._waiting[seat]
         return over
 
-    def _next(self) -> list[tuple[Seat, AnyCrossing]]:
+    def _next(self, writers: int | None) -> list[tuple[Seat, AnyCrossing]]:
         """What the next round runs."""
         writes = [
             (seat, waiting.whole)
@@ -97,7 +105,7 @@ class Scheduler:
                 break
             reads.append((seat, waiting.rest.pop(0)))
             budget -= tokens
-        return [*writes, *reads]
+        return [*writes[:writers], *reads]
 
     def _cut(self, seat: Seat, whole: AnyCrossing) -> list[AnyCrossing]:
         if self._engine.report().sessions == 1:

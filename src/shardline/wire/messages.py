@@ -127,7 +127,10 @@ class Step(_Message, tag="step", frozen=True):
     """One forward pass through the chain; the segments are the inputs of the span at `start`.
 
     A replayed step only fills the cache of a node that took over: its outputs are known already.
-    Step 1 may stand on `attach` pages of the prefix that was named, instead of on step 0.
+    Step 1 may stand on `attach` pages of the prefix that was named, instead of on step 0. As many
+    steps as `behind` says come right after it, of other sessions but from the same sender: a round
+    of theirs. `slowest_us` is what the chain's slowest node took for the session's last token, as
+    its caller was told; 0 says that nobody knows.
     """
 
     session: _Session
@@ -137,6 +140,8 @@ class Step(_Message, tag="step", frozen=True):
     spent: _Spending
     replay: bool = False
     attach: _Pages = 0
+    behind: _Count = 0
+    slowest_us: _Count = 0
 
 
 class Result(_Message, tag="result", frozen=True):

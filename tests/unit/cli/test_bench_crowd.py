@@ -87,14 +87,15 @@ class Lends:
         return self
 
     def __enter__(self) -> Any:
-        def run(cache: DynamicCache, crossing: Crossing) -> Any:
+        return self
+
+    def together(self, asked: list[tuple[DynamicCache, Crossing]]) -> list[Any]:
+        for cache, crossing in asked:
             assert crossing.batch == 1
             if id(cache) not in self.sessions:
                 self.sessions[id(cache)] = self.span.new_cache()
                 self.kept.append(cache)
-            return self.span.run(crossing, self.sessions[id(cache)])
-
-        return run
+        return [self.span.run(step, self.sessions[id(cache)]) for cache, step in asked]
 
     def __exit__(self, *_: object) -> None: ...
 
@@ -103,12 +104,12 @@ def test_sessions_at_once_write_what_each_would_write_alone() -> None:
     lends: Any = Lends()
     prompts = prompts_of(2, 19, 1792)
     with quiet():
-        with crowd(lends, 2, 30, CPU) as ends:
+        with crowd(lends, 30, CPU) as ends:
             together = decode(ends, prompts, 2)
         assert len(lends.sessions) == 2
         alone: list[torch.Tensor] = []
         for prompt in prompts:
-            with crowd(lends, 1, 30, CPU) as ends:
+            with crowd(lends, 30, CPU) as ends:
                 alone.append(decode(ends, prompt[None], 2).tokens)
     assert together.tokens.shape == (2, 2 + SETTLE_TOKENS)
     assert torch.equal(together.tokens, torch.cat(alone))

@@ -179,6 +179,18 @@ async def test_every_node_is_told_its_span_and_who_comes_next(around: Around) ->
     await opening
 
 
+async def test_a_step_says_what_the_slowest_node_took_for_the_token_before(around: Around) -> None:
+    session = await opened(around)
+    spent = [Spent("a", 1_000), Spent("b", 3_000), Spent("c", 2_000)]
+    for number, slowest_us in enumerate((0, 3_000)):
+        stepping = step(session, b"in")
+        _, message, _ = await around.sent.get()
+        assert isinstance(message, Step)
+        assert (message.step, message.slowest_us) == (number, slowest_us)
+        session.on_message(C, Result(session.id, number, spent), [b"out"])
+        await stepping
+
+
 async def test_a_step_goes_to_the_first_node_and_comes_from_the_last(around: Around) -> None:
     session = await opened(around)
     stepping = step(session, b"abc")

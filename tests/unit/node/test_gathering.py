@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 from dataclasses import dataclass, field
 from math import inf
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardline.core.ids import Seat, SessionId
+from shardline.core.ids import NodeId, Seat, SessionId
 from shardline.node import gathering
 from shardline.node.gathering import LATE, PATIENCE, Gathering
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 FIXED_S, EACH_S = 0.035, 0.003
 """A round's time: reading the weights, and each step's own part."""
 BLOCKS = 4
+BEFORE = NodeId("b" * 64)
 
 
 def seat(number: int) -> Seat:
@@ -135,6 +137,154 @@ def test_near_ones_gather_beside_far_ones(monkeypatch: pytest.MonkeyPatch) -> No
     gathered = Node(both).serve(16, 200)
     monkeypatch.setattr(gathering, "PATIENCE", 0.0)
     assert gathered > 1.1 * Node(both).serve(16, 200)
+
+
+@dataclass
+class Chain:
+    """Nodes one after the other, each as many times as slow as `slow` says, and one caller."""
+
+    slow: tuple[float, ...]
+    pause: Callable[[], float]
+    """How long until the caller sends a session's next step."""
+    now_s: float = 0.0
+    sizes: list[list[int]] = field(default_factory=list[list[int]])
+    tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.sizes = [[] for _ in self.slow]
+        self.gathering = [Gathering() for _ in self.slow]
+        self.here: list[list[int]] = [[] for _ in self.slow]
+        self.busy = [False] * len(self.slow)
+        self.took: dict[int, list[float]] = {}
+        self.order = itertools.count()
+        self.due: list[tuple[float, int, Callable[[], None]]] = []
+
+    def serve(self, sessions: int, tokens: int) -> float:
+        """Let sessions come at once, and go on; tokens a second of the later half."""
+        for number in range(sessions):
+            self.took[number] = []
+            self._at(0.0, lambda n=number: self._comes(0, n, 0))
+        half_s = 0.0
+        while self.tokens < tokens:
+            self.now_s, _, act = heapq.heappop(self.due)
+            act()
+            half_s = half_s or (self.now_s if self.tokens >= tokens // 2 else 0.0)
+        return (tokens - tokens // 2) / (self.now_s - half_s)
+
+    def _at(self, then_s: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self.due, (then_s, next(self.order), act))
+
+    def _comes(self, node: int, number: int, behind: int) -> None:
+        gathering, took_s = self.gathering[node], self.took[number]
+        slowest_s = max(took_s[-len(self.slow) :], default=0.0) if not node else 0.0
+        gathering.came(seat(number), self.now_s, slowest_s=slowest_s or max(took_s, default=0.0))
+        gathering.announced(BEFORE, behind)
+        self.here[node].append(number)
+        self._look(node)
+
+    def _look(self, node: int) -> None:
+        if self.busy[node] or not self.here[node]:
+            return
+        wait_s = self.gathering[node].wait_s(self.now_s, BLOCKS)
+        if wait_s:
+            self._at(self.now_s + wait_s, lambda: self._look(node))
+            return
+        self.gathering[node].begun()
+        count = self.gathering[node].most(len(self.here[node]))
+        ran, self.here[node] = self.here[node][:count], self.here[node][count:]
+        self.busy[node] = True
+        self.sizes[node].append(count)
+        took_s = self.slow[node] * round_s(count)
+        self._at(self.now_s + took_s, lambda: self._end(node, ran, took_s))
+
+    def _end(self, node: int, ran: list[int], took_s: float) -> None:
+        self.busy[node] = False
+        self.gathering[node].ended(took_s, BLOCKS)
+        last = node == len(self.slow) - 1
+        self.tokens += len(ran) * last
+        for place, number in enumerate(ran):
+            self.gathering[node].left(seat(number), self.now_s)
+            self.took[number].append(took_s)
+            behind = 0 if last else len(ran) - 1 - place
+            then_s = self.now_s + 0.0005 * (1 + place) + (self.pause() if last else 0.0)
+            to = 0 if last else node + 1
+            self._at(then_s, lambda n=number, b=behind, to=to: self._comes(to, n, b))
+        self._look(node)
+
+
+def soon(seed: int = 1) -> Callable[[], float]:
+    luck = random.Random(seed)
+    return lambda: luck.uniform(0.003, 0.006)
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4])
+@pytest.mark.parametrize("sessions", [12, 24])
+def test_groups_of_equal_size_keep_all_nodes_of_a_chain_at_work(nodes: int, sessions: int) -> None:
+    chain = Chain((1.0,) * nodes, soon())
+    found = chain.serve(sessions, 4_000)
+    each = sessions // nodes
+    assert found > 0.85 * each / round_s(each)
+    for sizes in chain.sizes:
+        later = sizes[len(sizes) // 2 :]
+        assert sorted(later)[len(later) // 2] == pytest.approx(each, abs=1)
+
+
+def test_without_groups_the_nodes_of_a_chain_wait_for_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grouped = Chain((1.0, 1.0), soon()).serve(16, 4_000)
+
+    def one(_: object, round_s: float) -> int:
+        del round_s
+        return 1
+
+    monkeypatch.setattr("shardline.node.gathering._Known.groups", one)
+    assert grouped > 1.2 * Chain((1.0, 1.0), soon()).serve(16, 4_000)
+
+
+def test_where_one_node_is_the_slowest_by_far_all_run_together() -> None:
+    for slow in ((1.0, 0.1), (0.1, 1.0)):
+        chain = Chain(slow, soon())
+        found = chain.serve(12, 4_000)
+        assert found > 0.9 * 12 / (1.1 * round_s(12) + 0.02)
+
+
+def test_a_chain_of_two_sessions_has_both_nodes_at_work() -> None:
+    assert Chain((1.0, 1.0), soon()).serve(2, 400) > 0.85 / round_s(1)
+
+
+@given(st.integers(1, 200), st.integers(1, 60))
+def test_whoever_waits_is_taken_in_equal_parts(waiting: int, group: int) -> None:
+    made = Gathering()
+    for number in range(group):
+        made.came(seat(number), 0.0)
+    assert made.wait_s(0.0, BLOCKS) == 0.0
+    rounds: list[int] = []
+    left = waiting
+    while left:
+        rounds.append(made.most(left))
+        assert 1 <= rounds[-1] <= left
+        left -= rounds[-1]
+    assert max(rounds) <= max(1, 1.5 * group)
+    assert max(rounds) - min(rounds) <= max(1, group // 2)
+
+
+def test_nobody_makes_groups_smaller_by_what_it_says_of_its_chain() -> None:
+    sizes: list[int] = []
+    for slowest_s in (0.0, 1e-6, 0.04, 10.0):
+        made = Gathering()
+        for start_s in (0.0, 1.0, 2.0):
+            for number in range(8):
+                made.came(seat(number), start_s, slowest_s=slowest_s)
+            made.begun()
+            made.ended(0.04, BLOCKS)
+            for number in range(8):
+                made.left(seat(number), start_s + 0.92)
+        for number in range(8):
+            made.came(seat(number), 3.0, slowest_s=slowest_s)
+        made.wait_s(3.0, BLOCKS)
+        sizes.append(made.most(8))
+    assert sizes == [3, 3, 3, 8]
 
 
 @given(st.lists(st.floats(0.0, 0.2), min_size=1, max_size=12), st.integers(0, 99))

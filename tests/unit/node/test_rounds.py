@@ -13,14 +13,18 @@ from shardline.core.errors import SessionUnknown
 from shardline.core.ids import Seat, SessionId
 from shardline.core.spans import Span
 from shardline.model import Crossing, StageCrossing
+from shardline.node.gathering import PATIENCE
 from shardline.node.rounds import Computed, Rounds
+from shardline.node.seats import Arrived, SeatState
 from shardline.node.tally import Tally
-from tests.unit.node.test_worker import Clock, Engine, Thread, inputs, rest
+from shardline.wire import Step
+from tests.unit.node.test_worker import CALLER, NEXT, OTHER, Clock, Engine, Thread, inputs, rest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from shardline.core.errors import ShardlineError
+    from shardline.core.ids import NodeId
     from shardline.model import AnyCrossing
     from shardline.runtime import SpanEngine
 
@@ -56,9 +60,13 @@ class World:
     thread: Thread
     clock: Clock
 
-    def ask(self, seat: Seat) -> asyncio.Task[Computed]:
-        work = self.rounds.run(seat, SPAN, inputs(0), lambda _: cast("Any", None))
-        return asyncio.create_task(work)
+    def ask(
+        self, seat: Seat, *, behind: int = 0, to: NodeId | None = None
+    ) -> asyncio.Task[Computed]:
+        """A step of this seat, which sends to that node; from a round with others behind it."""
+        step = Step(seat.session, SPAN.start, 0, CALLER, [], behind=behind)
+        state = SeatState(CALLER, SPAN, to, 0)
+        return asyncio.create_task(self.rounds.run(seat, state, Arrived(OTHER, step, inputs(0))))
 
     async def together(self, *seats: Seat) -> None:
         """One round with a step of each, whose results leave at its end."""
@@ -150,6 +158,42 @@ async def test_a_session_that_is_alone_is_run_at_once(world: World) -> None:
         await rest()
         assert asked.done()
         world.clock.now_s += PAUSE_S
+
+
+async def test_a_round_waits_for_steps_that_were_announced(world: World) -> None:
+    for seat in (ONE, TWO):
+        world.rounds.drop(seat)  # nobody is known, so nobody is waited for
+    first = world.ask(ONE, behind=1)
+    await rest()
+    assert not first.done()
+    second = world.ask(TWO)
+    await asyncio.wait_for(asyncio.gather(first, second), DEADLINE_S)
+    assert world.engine.rounds == [2, 2, 2, 2]
+
+
+async def test_what_was_announced_and_does_not_come_is_waited_for_once(world: World) -> None:
+    world.rounds.drop(TWO)
+    first = world.ask(ONE, behind=1)
+    await rest()
+    assert not first.done()
+    world.clock.now_s += PATIENCE * ROUND_S
+    await asyncio.wait_for(first, DEADLINE_S)
+    again = world.ask(ONE)
+    await rest()
+    assert again.done()
+    assert world.engine.rounds == [2, 2, 2, 1, 1]
+
+
+async def test_results_say_how_many_of_their_round_follow_to_the_same_node(world: World) -> None:
+    world.thread.waits = True
+    three = Seat(SessionId("3" * 32), 2)
+    world.engine.seats.add(three)
+    asked = [world.ask(ONE, to=NEXT), world.ask(TWO), world.ask(three, to=NEXT)]
+    await rest()
+    world.thread.waits = False
+    world.thread.work()
+    done = await asyncio.wait_for(asyncio.gather(*asked), DEADLINE_S)
+    assert [one.behind for one in done] == [1, 0, 0]
 
 
 async def test_steps_of_a_graph_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

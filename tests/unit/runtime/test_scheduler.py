@@ -35,6 +35,18 @@ def test_sessions_that_write_share_a_round() -> None:
     assert rounds(scheduler) == [[1, 2, 3]]
 
 
+def test_a_round_takes_no_more_writers_than_it_is_told_to() -> None:
+    scheduler = Scheduler(engine_of(1, 2, 3, 4))
+    for number in (1, 2, 3):
+        scheduler.add(session(number), crossing(1, 1))
+    scheduler.add(session(4), crossing(1, FEW))
+    assert scheduler.writers == 3
+    first = scheduler.round(now_s=0.0, writers=2)
+    assert [int(seat.session, 16) for seat, _ in first] == [1, 2, 4]
+    assert scheduler.writers == 1
+    assert rounds(scheduler) == [[3]]
+
+
 def test_who_writes_does_not_wait_for_a_prompt() -> None:
     scheduler = Scheduler(engine_of(1, 2))
     scheduler.add(session(1), crossing(1, 3 * ROUND_TOKENS))
