@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import inf, isnan
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
@@ -13,14 +14,16 @@ from shardline.core.spans import Span
 from shardline.model import Crossing, LoadedSpan, Returned, SessionCache, load_span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from transformers import PreTrainedModel
     from transformers.cache_utils import Cache
 
     from shardline.model import ChainPlan
 
-__all__ = ["CPU", "LocalChain", "difference", "generated", "padded_batch", "prompt", "split"]
+__all__ = [
+    "CPU", "LocalChain", "difference", "furthest", "generated", "padded_batch", "prompt", "split",
+]  # fmt: skip
 
 CPU = torch.device("cpu")
 
@@ -116,4 +119,14 @@ def generated(
 
 def difference(one: tuple[torch.Tensor, ...], two: tuple[torch.Tensor, ...]) -> float:
     """The largest absolute difference of any logit of any step."""
-    return max(float((a - b).abs().max()) for a, b in zip(one, two, strict=True))
+    return furthest(zip(one, two, strict=True))
+
+
+def furthest(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """The largest difference of any pair; infinite where one is no number, which `max` passes."""
+    found = [0.0]
+    for one, other in pairs:
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        apart = (one.double() - other.double()).abs().detach()[one != other]
+        found += [float(apart.max())] if apart.numel() else []
+    return inf if any(map(isnan, found)) else max(found)

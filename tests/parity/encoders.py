@@ -13,6 +13,7 @@ import transformers
 from torch.utils import _pytree as pytree
 
 from shardline.model import quiet
+from tests.parity.chains import furthest
 from tests.parity.zoo import enliven
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def largest(one: object, other: object) -> float:
     mine, theirs = pytree.tree_leaves(_plain(one)), pytree.tree_leaves(_plain(other))
     pairs = [(a, b) for a, b in zip(mine, theirs, strict=True) if isinstance(a, torch.Tensor)]
     assert pairs
-    return max(float((a - b).abs().max()) for a, b in pairs)
+    return furthest(pairs)
 
 
 def _plain(output: Any) -> Any:

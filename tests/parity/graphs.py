@@ -20,6 +20,7 @@ from shardline.model.graph import (
     save_signature,
     save_stage,
 )
+from tests.parity.chains import furthest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,13 +79,7 @@ def _plain(tree: object) -> list[object]:
 
 
 def _largest(one: object, other: object) -> float:
-    pairs = zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True)
-    found = 0.0
-    for mine, theirs in pairs:
-        if isinstance(theirs, torch.Tensor):
-            assert mine.dtype == theirs.dtype
-            if theirs.numel():
-                found = max(found, float((mine.double() - theirs.double()).abs().max().detach()))
-        else:
-            assert mine == theirs
-    return found
+    pairs = list(zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=True))
+    tensors = [(mine, theirs) for mine, theirs in pairs if isinstance(theirs, torch.Tensor)]
+    assert all(mine == theirs for mine, theirs in pairs if not isinstance(theirs, torch.Tensor))
+    return furthest(tensors)

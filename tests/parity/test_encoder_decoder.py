@@ -167,6 +167,8 @@ def test_the_callers_cache_is_of_the_right_lengths_and_holds_nothing(pair: Pair)
     states.last_hidden_state = states.last_hidden_state + 1
     with pytest.raises(Unsupported, match="states were changed within a session"):
         ends(encoder_outputs=states, decoder_input_ids=written, past_key_values=ghost)
+    with pytest.raises(Unsupported, match="states were changed within a session"):
+        ends.get_decoder()(input_ids=written, past_key_values=ghost)
 
 
 @T5
@@ -186,9 +188,12 @@ def test_states_that_nobody_would_count_are_refused(pair: Pair) -> None:
     hidden, mask, bias, marker, *rest = sent.calls[0].args
     assert marker == Marker("kept", 0)
     call = Call((hidden, mask, bias, states, *rest), sent.calls[0].kwargs)
+    by_name = sent.calls[0].kwargs | {"encoder_hidden_states": states}
+    named = Call((hidden, mask, bias), by_name)
     span = load_span(pair.plan, pair.plan.chains[1].span, dtype=torch.float32, device=CPU)
     for crossing, why in (
         (replace(sent, kept=(), calls=(call, *sent.calls[1:])), "where nobody counts them"),
+        (replace(sent, kept=(), calls=(named, *sent.calls[1:])), "where nobody counts them"),
         (replace(sent, kept=(states, states)), "2 encoder's states, not 1"),
         (replace(sent, kept=()), "names kept 0, which nobody sent"),
     ):

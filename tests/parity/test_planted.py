@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 import shardline.model.ends
@@ -19,7 +20,6 @@ from shardline.model import Crossing, LoadedSpan, Returned, SessionCache, SpanCa
 from tests.parity.chains import LocalChain, difference, generated, padded_batch, prompt
 
 if TYPE_CHECKING:
-    import torch
     from transformers.cache_utils import Cache
 
     from tests.parity.conftest import Case
@@ -116,3 +116,11 @@ def test_a_span_that_keeps_more_than_the_window_is_caught(case: Case) -> None:
 
     found = gap(case, LocalChain(case.chain.spans, endless), prompt())
     assert found > CAUGHT if windows else found == 0.0
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, 2.0])
+def test_a_difference_is_seen_wherever_it_is(wrong: float) -> None:
+    whole = (torch.ones(3), torch.full((3,), -torch.inf), torch.ones(3))
+    assert difference(whole, whole) == 0
+    assert difference((*whole[:2], torch.tensor([1.0, wrong, 1.0])), whole) >= 1
+    assert difference((whole[0], torch.tensor([wrong] * 3), whole[2]), whole) > 0

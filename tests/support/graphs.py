@@ -60,6 +60,8 @@ def cut_towers(module: Towers, folder: Path) -> GraphPlan:
 
 
 def largest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """The largest difference of two of its results."""
-    assert one.keys() == other.keys()
-    return max(float((one[key] - other[key]).abs().max()) for key in one)
+    """The largest difference of two of its results; no number if one is none."""
+    assert {key: value.shape for key, value in one.items()} == {
+        key: value.shape for key, value in other.items()
+    }
+    return float(torch.stack([(one[key] - other[key]).abs().max() for key in one]).max())

@@ -151,10 +151,6 @@ class ChainPlan:
         """Parameter bytes of each block at this dtype."""
         return tuple(elements * dtype.itemsize for elements in self.block_elements)
 
-    def ends_bytes(self, dtype: torch.dtype) -> int:
-        """Parameter bytes of what the caller keeps: embeddings, last norm, head."""
-        return self.ends_elements * dtype.itemsize
-
     def cache_bytes_per_token(
         self, dtype: torch.dtype, span: Span, kind: type[PagedLayer] = PagedLayer
     ) -> int:

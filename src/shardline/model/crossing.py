@@ -168,7 +168,7 @@ class Crossing:
         names = ("start", "carried", "lie", "calls", "order", "kept")
         start, carried, lie, calls, order, kept = _fields(tree, *names)
         if not _is_index(start) or start >= BLOCKS_MAX:
-            raise PeerFault(f"a crossing to block {start!r}")
+            raise PeerFault("a crossing to no block")
         if not _is_carried(carried):
             raise PeerFault("a crossing without hidden states of 2 to 4 dimensions")
         if kept != () and not _is_kept(kept, carried[0].shape[0]):
@@ -203,7 +203,7 @@ class Returned:
         held: list[torch.Tensor] = []
         for _, leaf in leaves(output):
             if isinstance(leaf, Marker) and leaf != CACHE:
-                raise PeerFault(f"a result with a marker {leaf.name!r}")
+                raise PeerFault("a result with a marker that is not the cache's")
             if isinstance(leaf, torch.Tensor):
                 held.append(leaf)
         placed = iter(laid(held, lie))
@@ -272,7 +272,7 @@ def _call(tree: Tree) -> Call:
         raise PeerFault("a call that is no pair of positional and keyword inputs")
     for _, leaf in leaves(pair):
         if isinstance(leaf, Marker) and leaf not in _MARKERS:
-            raise PeerFault(f"a call with a marker {leaf.name!r} {leaf.index}")
+            raise PeerFault("a call with a marker that is none of ours")
     return Call(*pair)
 
 
@@ -281,5 +281,5 @@ def _order(order: tuple[Any, ...], start: int, calls: int) -> tuple[int, ...]:
         raise PeerFault(f"a crossing to {len(order)} blocks")
     for index in order:
         if not _is_index(index) or index >= calls:
-            raise PeerFault(f"a crossing that names call {index!r} of {calls}")
+            raise PeerFault(f"a crossing that names none of its {calls} calls")
     return cast("tuple[int, ...]", order)

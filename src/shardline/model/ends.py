@@ -81,7 +81,8 @@ class _Recording:
         kept = () if self.cache is None else ghost_keeps(self.cache)
         if not kept:
             return given
-        if not all(a is b or torch.equal(a, b) for a, b in zip(kept, given, strict=True)):
+        pairs = zip(kept, given, strict=False)
+        if len(given) != len(kept) or not all(a is b or torch.equal(a, b) for a, b in pairs):
             raise Unsupported("an encoder's states were changed within a session: begin another")
         return ()
 

@@ -23,7 +23,7 @@ def load_pictures(model_dir: Path, files: Sequence[Path]) -> dict[str, torch.Ten
     BadInput, naming the file, for one that is no picture.
     """
     try:
-        from PIL import Image, UnidentifiedImageError  # noqa: PLC0415  an extra
+        from PIL import Image  # noqa: PLC0415  an extra
     except ImportError:
         raise Unsupported(
             "pictures are read by Pillow: install it with `pip install 'shardline[vision]'`"
@@ -34,12 +34,7 @@ def load_pictures(model_dir: Path, files: Sequence[Path]) -> dict[str, torch.Ten
         try:
             with Image.open(file) as picture:
                 pictures.append(picture.convert("RGB"))
-        except (
-            OSError,
-            SyntaxError,
-            UnidentifiedImageError,
-            Image.DecompressionBombError,
-        ) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise BadInput(f"{file} cannot be read as a picture: {error}") from None
     with quiet():
         made = processor(images=pictures, return_tensors="pt")

@@ -265,15 +265,21 @@ class LoadedSpan:
                 if isinstance(leaf, Marker) and leaf != CACHE and (path, leaf) not in self._stays
             )
             if tuple(sorted(marked, key=str)) != wanted:
-                raise PeerFault(f"a call whose hidden states are at {marked}, not {wanted}")
+                raise PeerFault(f"a call whose hidden states are elsewhere than at {wanted}")
             if self._chain.kept and self._hides_states(call):
                 raise PeerFault("an encoder's states within a call, where nobody counts them")
 
     def _hides_states(self, call: Call) -> bool:
-        """Whether a cache would be filled from states that are not among the crossing's `kept`."""
-        given = list(leaves((call.args, call.kwargs)))
-        return any(isinstance(leaf, Marker) and leaf == CACHE for _, leaf in given) and any(
-            path in self._chain.kept and isinstance(leaf, torch.Tensor) for path, leaf in given
+        """Whether a cache might be filled from states that are not among the crossing's `kept`.
+
+        Their place must not be left out either: what a block takes by position it also takes by
+        name, and there nobody would look.
+        """
+        given = dict(leaves((call.args, call.kwargs)))
+        return any(isinstance(leaf, Marker) and leaf == CACHE for leaf in given.values()) and any(
+            path not in given
+            or (given[path] is not None and (path, given[path]) not in self._stays)
+            for path in self._chain.kept
         )
 
     @functools.cached_property

@@ -27,14 +27,22 @@ def lie_of(tensors: Sequence[torch.Tensor]) -> tuple[tuple[int, ...], ...]:
 def laid(tensors: Sequence[torch.Tensor], lie: Leaf) -> list[torch.Tensor]:
     """The same values, lying as `lie_of` said where they came from; raises PeerFault if it cannot.
 
-    A tensor is copied only if it has to lie otherwise than it does.
+    A tensor is copied only if it has to lie otherwise than it does, and once however often it is
+    named: else a small message could name one so often that its copies fill the memory.
     """
-    if not lie:
+    orders = cast("tuple[Any, ...]", lie) if isinstance(lie, tuple) else None
+    if orders == ():
         return list(tensors)
-    orders = cast("tuple[Any, ...]", lie) if isinstance(lie, tuple) else ()
-    if len(orders) != len(tensors):
+    if orders is None or len(orders) != len(tensors):
         raise PeerFault("a tree that does not say how its tensors lie")
-    return [_laid(tensor, order) for tensor, order in zip(tensors, orders, strict=True)]
+    once: dict[int, tuple[tuple[int, ...], torch.Tensor]] = {}
+    for tensor, given in zip(tensors, orders, strict=True):
+        order = _checked(tensor, given)
+        if id(tensor) not in once:
+            once[id(tensor)] = order, _laid(tensor, order)
+        elif once[id(tensor)][0] != order:
+            raise PeerFault("a tensor that lies in two orders")
+    return [once[id(tensor)][1] for tensor in tensors]
 
 
 def aligned(tensor: torch.Tensor) -> torch.Tensor:
@@ -59,15 +67,22 @@ def _order_of(tensor: torch.Tensor) -> tuple[int, ...]:
     return () if order == rows else order
 
 
-def _laid(tensor: torch.Tensor, order: Leaf) -> torch.Tensor:
+def _checked(tensor: torch.Tensor, order: Leaf) -> tuple[int, ...]:
+    """An order of its dimensions, or none; raises PeerFault for anything else."""
     rows = list(range(tensor.dim()))
-    if order == ():
-        return tensor
-    given = cast("tuple[int, ...]", order) if isinstance(order, tuple) else ()
-    if len(given) != len(rows) or any(type(at) is not int for at in given) or sorted(given) != rows:
+    given = cast("tuple[Any, ...]", order) if isinstance(order, tuple) else None
+    if given is None or any(type(at) is not int for at in given):
+        given = (-1,)  # no order of anything
+    if given and sorted(given) != rows:
         raise PeerFault(f"a tensor of {len(rows)} dimensions that lie in no order of these")
-    strides, step = [1] * len(rows), 1
-    for at in reversed(given):
+    return given
+
+
+def _laid(tensor: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
+    if not order:
+        return tensor
+    strides, step = [1] * len(order), 1
+    for at in reversed(order):
         strides[at] = step
         step *= max(1, tensor.shape[at])
-    return tensor.permute(given).contiguous().as_strided(tensor.shape, strides)
+    return tensor.permute(order).contiguous().as_strided(tensor.shape, strides)

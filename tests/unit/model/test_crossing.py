@@ -58,6 +58,8 @@ STRANGE: list[tuple[str, Any]] = [
     ("start", True),
     ("start", "0"),
     ("start", 1_000_000),
+    ("start", "0" * 10_000),
+    ("start", [HIDDEN] * 10_000),
     ("carried", ()),
     ("carried", (HIDDEN.long(),)),
     ("carried", (HIDDEN[0, 0],)),
@@ -65,6 +67,7 @@ STRANGE: list[tuple[str, Any]] = [
     ("lie", ((0, 2, 1), (0, 1))),
     ("lie", (("x",),)),
     ("lie", 1),
+    ("lie", HIDDEN),
     ("carried", (HIDDEN[:, :0],)),
     ("carried", (None,)),
     ("carried", [HIDDEN]),
@@ -75,11 +78,13 @@ STRANGE: list[tuple[str, Any]] = [
     ("calls", ((), ())),
     ("calls", (((Marker("carried", 9),), {}), ((), {}))),
     ("calls", (((Marker("disk"),), {}), ((), {}))),
+    ("calls", (((Marker("disk" * 10_000),), {}), ((), {}))),
     ("order", ()),
     ("order", (0, 2)),
     ("order", (0, -1)),
     ("order", (0, True)),
     ("order", [0, 1]),
+    ("order", (0, "1" * 10_000)),
     ("order", (0,) * 5000),
     ("kept", None),
     ("kept", (None,)),
@@ -92,8 +97,9 @@ STRANGE: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("name", "value"), STRANGE)
 def test_a_crossing_that_is_not_ours_is_refused(name: str, value: Any) -> None:
     tree = crossing(0, 1).to_tree()
-    with pytest.raises(PeerFault):
+    with pytest.raises(PeerFault) as caught:
         Crossing.from_tree(tree | {name: value})
+    assert len(str(caught.value)) < 100, "what a peer sent is not said again"
 
 
 @pytest.mark.parametrize("tree", [None, (), {}, {"start": 0}, HIDDEN])
@@ -121,6 +127,15 @@ def test_a_result_without_its_hidden_state_is_refused(path: tuple[int | str, ...
 def test_a_result_with_a_strange_marker_is_refused() -> None:
     with pytest.raises(PeerFault):
         Returned.from_tree({"output": Marker("carried"), "lie": ()})
+    with pytest.raises(PeerFault, match="how its tensors lie"):
+        Returned.from_tree({"output": HIDDEN, "lie": HIDDEN})
+
+
+def test_a_result_that_names_one_tensor_often_takes_no_more_memory() -> None:
+    tree = Returned((HIDDEN,) * 1000).to_tree() | {"lie": ((0, 2, 1),) * 1000}
+    output = Returned.from_tree(through_bytes(tree)).output
+    assert len({leaf.data_ptr() for leaf in output}) == 1
+    assert torch.equal(output[0], HIDDEN)
 
 
 def test_an_encoders_states_go_on_to_later_blocks_and_count_as_tokens() -> None:

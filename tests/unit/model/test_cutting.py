@@ -36,7 +36,10 @@ def crossing_of(*, use_cache: bool) -> Crossing:
 def test_a_prompt_that_is_remembered_is_cut() -> None:
     crossing = crossing_of(use_cache=True)
     assert [piece.tokens for piece in cut(crossing, 0, 6)] == [6, 6, 6, 2]
-    assert split(crossing, 16) is not None
+    parts = split(crossing, 16)
+    assert parts is not None
+    assert [part.tokens for part in parts] == [16, TOKENS - 16]
+    assert torch.equal(torch.cat([part.carried[0] for part in parts], 1), crossing.carried[0])
 
 
 def test_a_prompt_that_leaves_nothing_in_the_cache_is_not() -> None:

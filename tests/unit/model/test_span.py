@@ -104,13 +104,15 @@ def test_the_last_span_returns(plan: ChainPlan) -> None:
         {"calls": (Call((), {}),)},
         {"calls": (Call((torch.zeros(1, 3, 64),), {}),)},
         {"calls": (Call((Marker("cache"),), {}),)},
+        {"calls": (Call((Marker("carried"),), {"x" * 10_000: Marker("carried", 1)}),)},
     ],
 )
 def test_a_crossing_that_does_not_fit_is_the_peers_fault(
     span: LoadedSpan, changes: dict[str, Any]
 ) -> None:
-    with pytest.raises(PeerFault):
+    with pytest.raises(PeerFault) as caught:
         span.run(crossing(**changes), span.new_cache())
+    assert len(str(caught.value)) < 200, "what a peer sent is not said again"
 
 
 @pytest.mark.parametrize(

@@ -61,11 +61,20 @@ def test_what_lies_row_by_row_or_overlaps_is_sent_as_ever() -> None:
     [
         1, "no", ((),) * 2, (1,), ((0, 1),), ((0, 1, 1),), ((0, 1, 3),), ((0, 1, -1),),
         ((0, 1, True),), ((0, "1", 2),), ((0, 1.0, 2),), ([0, 1, 2],), ((0, 1, 2) * 1000,),
+        None, FLAT, (FLAT,), ((0, 1, FLAT),),
     ],
 )  # fmt: skip
 def test_an_order_that_is_none_is_a_peers_fault(lie: Any) -> None:
     with pytest.raises(PeerFault):
         laid([FLAT], lie)
+
+
+def test_a_tensor_that_is_named_often_is_copied_once() -> None:
+    often = laid([FLAT] * 1000, ((2, 0, 1),) * 1000)
+    assert len({id(tensor) for tensor in often}) == 1
+    assert torch.equal(often[0], FLAT)
+    with pytest.raises(PeerFault, match="two orders"):
+        laid([FLAT, FLAT], ((2, 0, 1), (1, 0, 2)))
 
 
 def test_a_tensor_that_lies_badly_is_copied_and_no_other() -> None:

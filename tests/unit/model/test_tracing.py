@@ -65,7 +65,7 @@ def test_a_real_size_is_weighed_without_weights(tmp_path: Path) -> None:
     plan = trace(save(config, tmp_path))
     layer = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 8 * 3 * 4096 * 14336 + 8 * 4096 + 2 * 4096
     assert plan.block_bytes(torch.bfloat16) == (2 * layer,) * 3
-    assert plan.ends_bytes(torch.float32) == 4 * (2 * 32000 * 4096 + 4096)
+    assert plan.ends_elements == 2 * 32000 * 4096 + 4096
     # Eight key-value heads of 128, keys and values, two bytes each.
     assert plan.cache_bytes_per_token(torch.bfloat16, Span(1, 3)) == 2 * (2 * 8 * 128) * 2
     assert plan.cache_bytes_fixed(torch.bfloat16, Span(1, 3)) == 0
@@ -74,7 +74,7 @@ def test_a_real_size_is_weighed_without_weights(tmp_path: Path) -> None:
 def test_tied_embeddings_are_counted_once(tmp_path: Path) -> None:
     config = LlamaConfig(num_hidden_layers=2, tie_word_embeddings=True)
     plan = trace(save(config, tmp_path))
-    assert plan.ends_bytes(torch.int8) == 32000 * 4096 + 4096
+    assert plan.ends_elements == 32000 * 4096 + 4096
 
 
 def test_a_span_beyond_the_model_is_refused(plan: ChainPlan) -> None:

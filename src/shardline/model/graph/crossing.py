@@ -65,7 +65,7 @@ class StageCrossing:
         fields = cast("dict[str, Any]", tree)
         start, values, lie = fields["start"], fields["values"], fields["lie"]
         if type(start) is not int or not 0 <= start < BLOCKS_MAX:
-            raise PeerFault(f"a crossing to stage {start!r}")
+            raise PeerFault("a crossing to no stage")
         if not isinstance(values, dict):
             raise PeerFault("a crossing to a stage without its values by name")
         given = cast("dict[str, Any]", values)

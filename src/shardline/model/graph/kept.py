@@ -8,6 +8,7 @@ cut and signature.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
@@ -59,6 +60,8 @@ __all__ = [
 PAGE: Final = "graph.json"
 GRAPH_TERMS: Final = "graph"
 """In place of a dtype in records: the stages say themselves what they compute in."""
+ELEMENTS_MAX: Final = 2**32
+"""Of a value in the example: nothing larger crosses a link."""
 _Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 _Names = Annotated[list[Name], msgspec.Meta(max_length=VALUES_MAX)]
 _Module = Annotated[str, msgspec.Meta(pattern=r"\A\w{1,100}\Z")]
@@ -72,6 +75,10 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A torch dtype; `number` for a Python number."""
     shape: Annotated[list[Size], msgspec.Meta(max_length=RANK_MAX)] = []
     number: bool | int | float = 0
+
+    def __post_init__(self) -> None:
+        if math.prod(max(1, size) for size in self.shape) > ELEMENTS_MAX:
+            raise ValueError(f"a value of shape {self.shape}")
 
     def made(self, device: torch.device) -> Any:  # noqa: ANN401 - a tensor or a number
         """One like it, of zeros: also where they are indices they are good ones."""

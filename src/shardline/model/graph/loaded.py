@@ -75,8 +75,9 @@ class _Needs:
             return self._followed.peak_bytes(on_shapes)
         times = 1
         for name, value in given.items():
-            if isinstance(value, torch.Tensor):
-                times = max(times, -(-value.numel() // max(1, self._example[name].numel())))
+            like = self._example[name]
+            if isinstance(value, torch.Tensor) and isinstance(like, torch.Tensor):
+                times = max(times, -(-value.numel() // max(1, like.numel())))
         return times * self._example_bytes
 
 

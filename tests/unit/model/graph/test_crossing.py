@@ -55,7 +55,7 @@ def test_other_fields_are_a_peers_fault(tree: Any) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("start", start) for start in (-1, True, 4096, "0")),
+        *(("start", start) for start in (-1, True, 4096, "0" * 1000, [HIDDEN] * 1000)),
         *(("values", {"x": value}) for value in ("text", None, [HIDDEN], Marker("cache"))),
         ("values", ()),
         ("values", {"x" * (NAME_MAX + 1): 1}),
@@ -64,8 +64,9 @@ def test_other_fields_are_a_peers_fault(tree: Any) -> None:
     ],
 )
 def test_anything_else_is_a_peers_fault(field: str, value: object) -> None:
-    with pytest.raises(PeerFault):
+    with pytest.raises(PeerFault) as caught:
         StageCrossing.from_tree(STEP.to_tree() | {field: value})
+    assert len(str(caught.value)) < NAME_MAX + 100, "what a peer sent is not said again"
 
 
 def test_a_chains_step_is_told_from_a_graphs() -> None:

@@ -119,6 +119,8 @@ UNTRUE: list[Callable[[Fields], object]] = [
     lambda fields: fields.update(name="../x"),
     lambda fields: fields.update(more=1),
     lambda fields: fields["stages"][0].update(parameter_bytes=-1),
+    lambda fields: fields["samples"]["image"].update(shape=[2**17, 2**16]),
+    lambda fields: fields["samples"]["image"].update(shape=[0, 2**40, 2**40]),
 ]
 
 

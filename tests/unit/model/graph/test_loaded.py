@@ -130,7 +130,7 @@ class Picks(nn.Module):
         self.layer = nn.Linear(8, 8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nonzero(torch.relu(self.layer(x))).float().sum()
+        return torch.nonzero(torch.relu(self.layer(x))).float().sum() / x.shape[0]
 
 
 def test_what_cannot_be_followed_on_shapes_is_bound_by_how_large_it_is(tmp_path: Path) -> None:
@@ -145,6 +145,9 @@ def test_what_cannot_be_followed_on_shapes_is_bound_by_how_large_it_is(tmp_path:
     assert isinstance(loaded.run(step(8)), Returned)
     with pytest.raises(CacheFull):
         loaded.run(step(9))
+    (size,) = (name for name, value in step(4).values.items() if isinstance(value, int))
+    with pytest.raises(PeerFault, match="does not fit"):
+        loaded.run(StageCrossing(0, step(4).values | {size: torch.ones(4)}))
 
 
 def test_its_speed_is_measured_with_made_up_values(whole: LoadedStages) -> None:

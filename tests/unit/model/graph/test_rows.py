@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from shardline.model.graph import (
     save_signature,
     with_rows,
 )
+from shardline.model.graph.signature import Expression
 from shardline.model.graph.stage import Stage
 
 if TYPE_CHECKING:
@@ -154,12 +156,12 @@ def test_a_mask_of_other_rows_is_run_whole() -> None:
 def test_parts_that_the_capture_forbids_are_refused() -> None:
     graph = found(large_batches_only, 4, 6)
     assert graph.signature.rows == {}, "five rows cannot be tried in two and three"
-    module = Calls(APART["a layer"]).eval()
-    x = torch.ones(4, 6)
-    signature = found(APART["a layer"], 4, 6).signature
-    with pytest.raises(BadInput, match="not float32"):
-        signature.bind(x[:, :2])
-    assert module(x).shape == x.shape
+    rule = Expression("GreaterThan", ["x.0", 3])
+    signature = msgspec.structs.replace(found(APART["a layer"], 4, 6).signature, rules=[rule])
+    given = signature.bind(torch.ones(5, 6))
+    assert signature.part(given, 1, 5)["x.0"] == 4
+    with pytest.raises(BadInput, match=r"captured for sizes with x\.0 >= 3"):
+        signature.part(given, 0, 2)
 
 
 def test_parts_of_odd_shapes_are_a_peers_fault() -> None:
