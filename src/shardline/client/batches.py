@@ -124,9 +124,11 @@ def on_nodes(work: Callable[[T], R], parts: Sequence[T], nodes: int) -> list[R]:
     try:
         with ThreadPoolExecutor(AHEAD * nodes + 1, "shardline-part", _compute_alone) as pool:
             futures = [pool.submit(work, part) for part in parts]
-            wait(futures, return_when=FIRST_EXCEPTION)
-            for future in futures:
-                future.cancel()
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:  # whoever interrupts it does not wait for parts that nobody has begun
+                for future in futures:
+                    future.cancel()
             failed = [one for one in futures if not one.cancelled() and one.exception()]
     finally:
         torch.set_num_threads(own)  # for threads that are still to come

@@ -29,7 +29,7 @@ from shardline.core.errors import (
 )
 from shardline.core.ids import Seat, new_session_id, short
 from shardline.swarm import Journals, first_gap, mend
-from shardline.wire import EVERY_STEP, Failed, Opened, Result, Step
+from shardline.wire import COUNT_MAX, Failed, Opened, Result, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -174,7 +174,7 @@ class RemoteSession:
         self._filled += tokens
         self._doubts.step_done()
         if tokens == 1 and len(spent) == len(self.chain):
-            self._slowest_us = min(max(node.compute_us for node in spent), EVERY_STEP)
+            self._slowest_us = min(max(node.compute_us for node in spent), COUNT_MAX)
             for hop, node in zip(self.chain, spent, strict=True):
                 if node.beside > BESIDE_MAX:
                     continue  # it shared its time with much else: that makes no straggler

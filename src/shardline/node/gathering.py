@@ -52,11 +52,11 @@ class _Known:
     slowest_s: float = 0.0
     """What its last token took on the slowest node of its chain; 0 is not known."""
 
-    def takes_part(self, now_s: float) -> bool:
-        """Whether it is here, or not away for longer than it was before."""
-        if self.left_s is None or self.pauses_s is None:
+    def takes_part(self, now_s: float, anybody_s: float) -> bool:
+        """Whether it is here, or not away for longer than it was before, or else than anybody."""
+        if self.left_s is None:
             return True
-        return now_s - self.left_s < LATE * max(self.pauses_s)
+        return now_s - self.left_s < LATE * max(self.pauses_s or (anybody_s,))
 
     def groups(self, round_s: float) -> int:
         """In how many groups sessions such as this one are served best, if a round takes that."""
@@ -109,8 +109,10 @@ class Gathering:
             del self._behind[peer]
 
     def left(self, seat: Seat, now_s: float) -> None:
-        """A result is on its way to whoever sends this session's next step."""
-        self._known.setdefault(seat, _Known()).left_s = now_s
+        """A result is on its way to whoever sends this session's next step; unless it never came
+        here, as what runs alone does not."""
+        if seat in self._known:
+            self._known[seat].left_s = now_s
 
     def gone(self, seat: Seat) -> None:
         """This session comes no more; none is no matter."""
@@ -152,7 +154,8 @@ class Gathering:
     def _group_of(self, now_s: float, blocks: int) -> int:
         """The equal part of each session's groups, for those that take part."""
         usual_s = blocks * median(self._took_s) if self._took_s else 0.0
-        active = [known for known in self._known.values() if known.takes_part(now_s)]
+        anybody_s = self._anybody_s
+        active = [known for known in self._known.values() if known.takes_part(now_s, anybody_s)]
         return ceil(sum(1 / known.groups(usual_s) for known in active) - 1e-9)
 
     def _choose(self, now_s: float, patience_s: float) -> float:
@@ -161,17 +164,17 @@ class Gathering:
         Waiting costs all that are here as much time; each that comes spares its part of a round.
         """
         here = sum(known.left_s is None for known in self._known.values())
-        until_s = now_s
-        given_up: list[float] = []
+        until_s = latest_s = now_s
         seats: list[Seat] = []
+        awaited = 0
         for due_s, given_up_s, seat in sorted(self._coming(now_s, now_s + patience_s)):
             if here + len(seats) >= self._group:
                 break
             seats.append(seat)
-            given_up.append(given_up_s)
+            latest_s = max(latest_s, given_up_s)
             if (due_s - now_s) * here <= patience_s * len(seats):
-                self._awaited.update(seats)
-                until_s = max(until_s, *given_up)
+                awaited, until_s = len(seats), latest_s
+        self._awaited.update(seats[:awaited])
         return min(until_s, now_s + patience_s)
 
     def _coming(self, now_s: float, deadline_s: float) -> Iterator[tuple[float, float, Seat]]:

@@ -69,6 +69,7 @@ class Outbox:
         async with state.sending:
             if not replayed or step >= state.next_has:  # else the next node has it from before
                 await self._hand_on(seat, state, step, out, replay=replayed)
+            state.behind = 0  # nobody follows what is sent again
         if state.ahead is not None:
             state.ahead.more()
 
@@ -187,7 +188,6 @@ class Outbox:
             place = seat.session, state.span.stop, step, state.caller
             attach, behind = state.attached if step == 1 else 0, state.behind
             message = Step(*place, spent, replay, attach, behind, state.slowest_us)
-            state.behind = 0  # nobody follows what is sent again
         try:
             async with asyncio.timeout(FORWARD_S) as patience:
                 state.patience = patience

@@ -105,6 +105,8 @@ class Rounds:
         Raises what the engine's `steps` gives back, PeerFault for bytes that are no step, and
         SessionUnknown once the seat is dropped.
         """
+        if state.closed:  # and so it was dropped before
+            raise _left(seat)
         future: asyncio.Future[Computed] = asyncio.get_running_loop().create_future()
         came = arrived.message, arrived.peer, arrived.segments
         asked = _Asked(seat, state, *came, future, self._clock.monotonic_s())
@@ -212,13 +214,18 @@ class Rounds:
         told: list[tuple[_Asked, Computed | ShardlineError]] = []
         for seat in self._scheduler.last_seats:
             self._taken[seat].compute_s += took_s
-        going = Counter(self._taken[seat].state.next for seat, _ in done)
-        for seat, found in done:
+        going = [self._goes_to(seat, found) for seat, found in done]  # once: it may be rerouted
+        behind = Counter(going)
+        for (seat, found), to in zip(done, going, strict=True):
             asked = self._taken.pop(seat)
             self._gathering.left(seat, now_s)
-            going[asked.state.next] -= 1
-            told.append((asked, self._computed(asked, found, tokens, going[asked.state.next])))
+            behind[to] -= 1
+            told.append((asked, self._computed(asked, found, tokens, behind[to])))
         return told
+
+    def _goes_to(self, seat: Seat, found: object) -> NodeId | None:
+        """The node that gets this; None is none."""
+        return None if isinstance(found, ShardlineError) else self._taken[seat].state.next
 
     def _computed(
         self,

@@ -1,8 +1,9 @@
-"""Which steps the engine takes next: of all sessions that write, and a part of those that read.
+"""Which steps the engine takes next: of sessions that write, and a part of those that read.
 
 A step of one token is somebody's next word, so it never waits for a prompt: each round takes all of
-these, and beside them pieces of longer steps up to a number of tokens, the session that waited
-longest first. Like the engine it never waits and looks at no clock.
+these, or the first so many if its owner says so, and beside them pieces of longer steps up to a
+number of tokens, the session that waited longest first. Like the engine it never waits and looks at
+no clock.
 """
 
 from __future__ import annotations

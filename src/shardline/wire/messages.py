@@ -19,6 +19,7 @@ __all__ = [
     "BLOCK_MAX",
     "BLOCK_MIN",
     "BURST_BYTES_MAX",
+    "COUNT_MAX",
     "DIGEST_BYTES",
     "EVERY_STEP",
     "PREFIX_PAGES_MAX",
@@ -37,7 +38,9 @@ __all__ = [
     "encode_message",
 ]
 
-EVERY_STEP: Final = 2**31 - 1
+COUNT_MAX: Final = 2**31 - 1
+"""No count in a message is greater."""
+EVERY_STEP: Final = COUNT_MAX
 """No step has a greater number."""
 TEXT_MAX: Final = 2_000
 """Characters of an error's text that cross the wire."""
@@ -56,7 +59,7 @@ import: a test holds them equal."""
 _Node = Annotated[NodeId, Meta(pattern="^[0-9a-f]{64}$")]
 _Session = Annotated[SessionId, Meta(pattern="^[0-9a-f]{32}$")]
 _Name = Annotated[str, Meta(max_length=128)]
-_Count = Annotated[int, Meta(ge=0, lt=2**31)]
+_Count = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
 _Wire = Annotated[str, Meta(max_length=16, pattern=r"\A[a-z0-9_]*\Z")]
 _Block = Annotated[int, Meta(ge=BLOCK_MIN, le=BLOCK_MAX)]
 _Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from shardline.client.batches import batch_of, join, on_nodes, parts_of, rows_of, split
+from shardline.client.batches import AHEAD, batch_of, join, on_nodes, parts_of, rows_of, split
 
 ROWS = some.integers(1, 300)
 NODES = some.integers(1, 9)
@@ -144,6 +144,34 @@ def test_a_parts_own_work_here_takes_one_core_and_later_threads_as_many_as_befor
 
 def test_one_part_needs_no_thread() -> None:
     assert on_nodes(lambda _: threading.current_thread(), [1], 3) == [threading.current_thread()]
+
+
+def test_whoever_interrupts_it_does_not_wait_for_parts_that_nobody_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, goes_on = threading.Semaphore(0), threading.Event()
+    done: list[int] = []
+
+    def work(part: int) -> None:
+        begun.release()
+        goes_on.wait(60)
+        done.append(part)
+
+    def interrupted(*_: object, **__: object) -> None:
+        for _turn in range(AHEAD + 1):
+            assert begun.acquire(timeout=60)
+        raise KeyboardInterrupt
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, *args: Any, **kwargs: Any) -> None:
+            goes_on.set()
+            super().shutdown(*args, **kwargs)
+
+    monkeypatch.setattr("shardline.client.batches.wait", interrupted)
+    monkeypatch.setattr("shardline.client.batches.ThreadPoolExecutor", Pool)
+    with pytest.raises(KeyboardInterrupt):
+        on_nodes(work, list(range(100)), 1)
+    assert len(done) == AHEAD + 1
 
 
 def test_the_first_failure_ends_it() -> None:

@@ -27,7 +27,18 @@ from shardline.core.ids import NodeId
 from shardline.core.segments import Segment
 from shardline.core.spans import Span
 from shardline.swarm import Hop
-from shardline.wire import Close, Failed, Message, Open, Opened, Reroute, Result, Spent, Step
+from shardline.wire import (
+    COUNT_MAX,
+    Close,
+    Failed,
+    Message,
+    Open,
+    Opened,
+    Reroute,
+    Result,
+    Spent,
+    Step,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -181,8 +192,10 @@ async def test_every_node_is_told_its_span_and_who_comes_next(around: Around) ->
 
 async def test_a_step_says_what_the_slowest_node_took_for_the_token_before(around: Around) -> None:
     session = await opened(around)
-    spent = [Spent("a", 1_000), Spent("b", 3_000), Spent("c", 2_000)]
-    for number, slowest_us in enumerate((0, 3_000)):
+    took = [(1_000, 3_000, 2_000), (0, 2**52, 0), (0, 0, 0)]
+    said = 0, 3_000, COUNT_MAX
+    for number, (each_us, slowest_us) in enumerate(zip(took, said, strict=True)):
+        spent = [Spent(name, took_us) for name, took_us in zip("abc", each_us, strict=True)]
         stepping = step(session, b"in")
         _, message, _ = await around.sent.get()
         assert isinstance(message, Step)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from shardline.core.errors import SessionUnknown
+from shardline.core.errors import CacheFull, SessionUnknown
 from shardline.core.ids import Seat, SessionId
 from shardline.core.spans import Span
 from shardline.model import Crossing, StageCrossing
@@ -17,6 +17,7 @@ from shardline.node.gathering import PATIENCE
 from shardline.node.rounds import Computed, Rounds
 from shardline.node.seats import Arrived, SeatState
 from shardline.node.tally import Tally
+from shardline.node.wiring import Wiring
 from shardline.wire import Step
 from tests.unit.node.test_worker import CALLER, NEXT, OTHER, Clock, Engine, Thread, inputs, rest
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from shardline.core.errors import ShardlineError
     from shardline.core.ids import NodeId
-    from shardline.model import AnyCrossing
+    from shardline.model import AnyCrossing, Returned
+    from shardline.node.wiring import Written
     from shardline.runtime import SpanEngine
 
 pytestmark = pytest.mark.anyio
@@ -194,6 +196,64 @@ async def test_results_say_how_many_of_their_round_follow_to_the_same_node(world
     world.thread.work()
     done = await asyncio.wait_for(asyncio.gather(*asked), DEADLINE_S)
     assert [one.behind for one in done] == [1, 0, 0]
+
+
+async def test_who_is_rerouted_while_results_are_written_is_still_counted_where_it_went(
+    world: World,
+) -> None:
+    states = [SeatState(CALLER, SPAN, NEXT, 0) for _ in range(2)]
+
+    class Rerouting(Wiring):
+        """While it writes, a caller sends the other seat elsewhere."""
+
+        def write(self, out: AnyCrossing | Returned) -> Written:
+            states[1].next = OTHER
+            return super().write(out)
+
+    states[0].wiring = Rerouting()
+    world.thread.waits = True
+    asked = [
+        asyncio.create_task(world.rounds.run(seat, state, Arrived(OTHER, step, inputs(0))))
+        for seat, state in zip((ONE, TWO), states, strict=True)
+        for step in [Step(seat.session, SPAN.start, 0, CALLER, [])]
+    ]
+    await rest()
+    world.thread.waits = False
+    world.thread.work()
+    done = await asyncio.wait_for(asyncio.gather(*asked), DEADLINE_S)
+    assert [one.behind for one in done] == [1, 0]
+
+
+async def test_a_step_that_fails_is_not_said_to_follow(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gives = world.engine.steps
+
+    def steps(asked: Sequence[tuple[Seat, Crossing]], *, now_s: float) -> list[Any]:
+        found = zip(asked, gives(asked, now_s=now_s), strict=True)
+        return [CacheFull("none left") if seat == TWO else what for (seat, _), what in found]
+
+    monkeypatch.setattr(world.engine, "steps", steps)
+    world.thread.waits = True
+    asked = [world.ask(ONE, to=NEXT), world.ask(TWO, to=NEXT)]
+    await rest()
+    world.thread.waits = False
+    world.thread.work()
+    one, two = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(two, CacheFull)
+    assert isinstance(one, Computed)
+    assert one.behind == 0
+
+
+async def test_nothing_is_kept_of_a_step_whose_seat_was_left_before(world: World) -> None:
+    left = SeatState(CALLER, SPAN, None, 0)
+    left.close()
+    for seat in (ONE, TWO):
+        world.rounds.drop(seat)
+    step = Step(ONE.session, SPAN.start, 0, CALLER, [])
+    with pytest.raises(SessionUnknown):
+        await world.rounds.run(ONE, left, Arrived(OTHER, step, inputs(0)))
+    assert world.engine.rounds == [2, 2, 2]
 
 
 async def test_steps_of_a_graph_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from shardline.model import Call, Crossing, Returned
 from shardline.node.outbox import Outbox
 from shardline.node.seats import SeatState
 from shardline.node.wiring import Wires, Wiring
-from shardline.wire import Reroute
+from shardline.wire import Reroute, Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,10 +99,13 @@ class Post:
 
     def __init__(self) -> None:
         self.sent: list[tuple[NodeId, list[bytes]]] = []
+        self.behind: list[int] = []
+        """What each step said of those that follow."""
         self.news = asyncio.Event()
 
     async def send(self, peer: NodeId, message: Message, segments: Sequence[Segment] = ()) -> None:
-        del message
+        assert isinstance(message, Step)
+        self.behind.append(message.behind)
         self.sent.append((peer, [bytes(segment) for segment in segments]))
         self.news.set()
 
@@ -154,3 +157,18 @@ async def test_a_standby_is_sent_the_same_values_as_the_hop(
     assert state.wiring.write(ONWARD).wire == "int8", "the hop itself reads 8 bits"
     state.close()
     await ahead
+
+
+@pytest.mark.anyio
+async def test_what_is_sent_again_says_of_nobody_that_he_follows(
+    at_work: tuple[Outbox, Post, SeatState],
+) -> None:
+    outbox, post, state = at_work
+    segments = state.wiring.write(ONWARD).segments
+    state.behind = 3
+    await outbox.send_on(SEAT, state, 1, segments, replayed=False)
+    await outbox.send_again(SEAT, state)
+    state.next_has, state.behind = 9, 3  # the next node has it: nothing is sent
+    await outbox.send_on(SEAT, state, 2, segments, replayed=True)
+    await outbox.send_again(SEAT, state)
+    assert post.behind == [0, 3, 0, 0]

@@ -1,3 +1,5 @@
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,6 +47,22 @@ def test_a_round_takes_no_more_writers_than_it_is_told_to() -> None:
     assert [int(seat.session, 16) for seat, _ in first] == [1, 2, 4]
     assert scheduler.writers == 1
     assert rounds(scheduler) == [[3]]
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=40))
+def test_whoever_came_first_writes_first_however_few_a_round_takes(writers: list[int]) -> None:
+    sessions = range(1, 13)
+    scheduler = Scheduler(engine_of(*sessions))
+    for number in sessions:
+        scheduler.add(session(number), crossing(1, 1))
+    wrote: list[int] = []
+    for most in writers:
+        over = scheduler.round(now_s=0.0, writers=most)
+        assert len(over) == most
+        for seat, _ in over:
+            scheduler.add(seat, crossing(1, 1))
+            wrote.append(int(seat.session, 16))
+    assert wrote == list(itertools.islice(itertools.cycle(sessions), len(wrote)))
 
 
 def test_who_writes_does_not_wait_for_a_prompt() -> None:
