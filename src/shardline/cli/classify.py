@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +20,7 @@ from shardline.cli.options import (
 )
 from shardline.cli.progress import Progress
 from shardline.cli.run_swarm import calls
+from shardline.cli.tables import table_console
 from shardline.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -119,6 +119,6 @@ def _show(rows: list[_Row], way: str) -> None:
     for file, ranked in rows:
         for at, (label, score) in enumerate(ranked):
             table.add_row(Text(file if at == 0 else ""), Text(label), f"{score:.1%}")
-    console = Console()
+    console = table_console()
     console.print(table)
     console.print(Text(way), soft_wrap=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from shardline.cli.inspect_factory import call_factory, names_factory
 from shardline.cli.options import json_option
 from shardline.cli.progress import Progress
+from shardline.cli.tables import table_console
 from shardline.core.errors import BadInput
 from shardline.core.units import format_bytes
 
@@ -106,7 +106,7 @@ def _show(plan: GraphPlan) -> None:
         row = (f"{at}:{at + 1}", format_bytes(stage.parameter_bytes), share)
         counts = (str(len(stage.inputs)), str(len(stage.outputs)))
         table.add_row(*map(Text, (*row, *counts)))
-    console = Console()
+    console = table_console()
     console.print(table)
     apart = plan.signature().rows
     lines = [

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from shardline.cli.options import (
     asked_nodes,
+    check_out,
     invite_option,
     json_option,
     local_nodes_option,
@@ -22,6 +22,7 @@ from shardline.cli.options import (
 from shardline.cli.progress import Progress
 from shardline.cli.reading import read_bounded
 from shardline.cli.run_swarm import calls
+from shardline.cli.tables import table_console
 from shardline.core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def embed(  # noqa: PLR0913  (one argument an option)
     Tokens are pooled and vectors normalised as the folder of a sentence model says.
     """
     invite = asked_nodes(nodes, invite_text)
+    check_out(out)
     every = [*texts, *_lines(file, needed=not texts)]
     with (
         tempfile.TemporaryDirectory(prefix="shardline-") as folder,
@@ -151,7 +153,7 @@ def _show(texts: list[str], vectors: torch.Tensor, way: str) -> None:
     for text, value in zip(texts, alike.tolist(), strict=True):
         shown = text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
         table.add_row(Text(shown), f"{value:.4f}")
-    console = Console()
+    console = table_console()
     console.print(table)
     console.print(Text(f"{len(texts)} vectors of {vectors.shape[1]} numbers"), soft_wrap=True)
     console.print(Text(way), soft_wrap=True)

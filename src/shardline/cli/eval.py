@@ -110,7 +110,7 @@ def evaluate(  # noqa: PLR0913  (one for each option)
             nodes=nodes, threads=threads, tell=progress.say,
         )  # fmt: skip
 
-    from shardline.cli.eval_report import report, save_report
+    from shardline.cli.eval_report import report, report_files, save_report
     from shardline.evaluation import table
 
     found = report(
@@ -118,8 +118,10 @@ def evaluate(  # noqa: PLR0913  (one for each option)
         took_s=round(time.monotonic() - started_s),
     )  # fmt: skip
     place = save or home() / "evals" / f"{found['model']}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    click.echo(json.dumps(found) if as_json else table(rows))  # whether it can be saved or not
     save_report(found, rows, place)
-    click.echo(json.dumps(found) if as_json else f"{table(rows)}\nsaved as {place}")
+    if not as_json:
+        click.echo(f"saved as {' and '.join(map(str, report_files(place)))}")
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from shardline.evaluation import Row
 
-__all__ = ["report", "save_report"]
+__all__ = ["report", "report_files", "save_report"]
 
 
 def report(rows: Sequence[Row], **facts: Any) -> dict[str, Any]:
@@ -33,6 +33,12 @@ def report(rows: Sequence[Row], **facts: Any) -> dict[str, Any]:
     }
 
 
+def report_files(place: Path) -> tuple[Path, Path]:
+    """The page and the object of a name, which may have dots of its own, or be one of the two."""
+    stem = place.stem if place.suffix in {".md", ".json"} else place.name
+    return place.with_name(f"{stem}.md"), place.with_name(f"{stem}.json")
+
+
 def save_report(found: dict[str, Any], rows: Sequence[Row], place: Path, *notes: str) -> None:
     """Both forms, beside each other; raises BadInput where that cannot be written."""
     facts = [f"{name.replace('_', ' ')} {value}" for name, value in found.items() if name != "rows"]
@@ -40,7 +46,8 @@ def save_report(found: dict[str, Any], rows: Sequence[Row], place: Path, *notes:
     page = [f"# Table 1 of {found['model']}", f"{told}.", markdown(rows), METHODS, *notes]
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-        place.with_suffix(".md").write_text("\n\n".join(page) + "\n")
+        page_file, object_file = report_files(place)
+        object_file.write_text(json.dumps(found, indent=1) + "\n")
+        page_file.write_text("\n\n".join(page) + "\n")
     except OSError as error:
         raise BadInput(f"{place} cannot be written: {error.strerror}") from None

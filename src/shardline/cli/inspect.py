@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +19,7 @@ from shardline.cli.drawing import check_drawing
 from shardline.cli.inspect_factory import call_factory, names_factory
 from shardline.cli.options import json_option
 from shardline.cli.progress import Progress
+from shardline.cli.tables import table_console
 from shardline.core.errors import NoChain, Unsupported
 from shardline.core.units import format_bytes
 
@@ -32,8 +32,6 @@ __all__ = ["inspect"]
 
 NODES = 3
 NODES_MAX = 1_024
-FILE_COLUMNS = 200
-"""How wide the table may be where nobody's terminal sets a limit."""
 
 
 @click.command()
@@ -117,9 +115,7 @@ def _show(report: Report) -> None:
         table.add_column(column, justify="right")
     for place, stage in enumerate(report.stages, 1):
         table.add_row(*map(Text, _row(place, stage)))
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, FILE_COLUMNS)
+    console = table_console()
     console.print(table)
     for line in report.lines:
         console.print(Text(line), soft_wrap=True)

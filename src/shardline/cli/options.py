@@ -31,6 +31,7 @@ __all__ = [
     "address_book",
     "asked_nodes",
     "check_device",
+    "check_out",
     "home",
     "invite_option",
     "join_option",
@@ -124,6 +125,14 @@ def check_device(name: str) -> None:
     """Refuse nonsense at once, before torch is imported; raises BadInput."""
     if not DEVICE.fullmatch(name):
         raise BadInput(f"{name!r} is no device: write cpu, or cuda:0 for the first GPU")
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse at once what no file can be written as, before anything runs; raises BadInput."""
+    if out and not out.absolute().parent.is_dir():
+        raise BadInput(f"there is no folder {out.absolute().parent} for {out.name}")
+    if out and out.is_dir():
+        raise BadInput(f"{out} is a folder: give a file")
 
 
 def the_invite(join_text: str | None) -> Invite:

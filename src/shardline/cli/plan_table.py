@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shardline.cli.tables import table_console
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["certainty", "headline", "say", "show"]
 
-FILE_COLUMNS = 200
-"""How wide the table may be where nobody's terminal sets a limit."""
 PROVEN = 1e-6
 """A gap below this is rounding."""
 
@@ -33,9 +33,7 @@ def show(found: Plan, more: Iterable[str] = ()) -> None:
     table.add_column("why")
     for row in _rows(found):
         table.add_row(*map(Text, row))
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, FILE_COLUMNS)
+    console = table_console()
     console.print(table)
     say([_rates(found), certainty(found), *more])
 

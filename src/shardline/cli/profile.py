@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +18,7 @@ from shardline.cli.options import (
     profiles_folder,
 )
 from shardline.cli.progress import Progress
+from shardline.cli.tables import table_console
 from shardline.core.spans import Span
 from shardline.core.units import format_bytes
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["profile"]
 
 PROMPT_TOKENS = 256
-FILE_COLUMNS = 200
-"""How wide the table may be where nobody's terminal sets a limit."""
 SPANS_SHOWN = 4
 
 
@@ -122,9 +120,7 @@ def _show(found: Profile, *, kept: bool) -> None:
         table.add_column(column, justify="right")
     for kind in found.kinds:
         table.add_row(*map(Text, _row(kind)))
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, FILE_COLUMNS)
+    console = table_console()
     console.print(table)
     for line in _lines(found, kept=kept):
         console.print(Text(line), soft_wrap=True)

@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shardline.cli.inspect import FILE_COLUMNS
 from shardline.cli.inspect_factory import names_factory
-from shardline.cli.options import asked_nodes, invite_option, json_option, local_nodes_option
+from shardline.cli.options import (
+    asked_nodes,
+    check_out,
+    invite_option,
+    json_option,
+    local_nodes_option,
+)
 from shardline.cli.progress import Progress
 from shardline.cli.run_swarm import Went, calls
+from shardline.cli.tables import table_console
 from shardline.core.errors import BadInput, GiveUp
 from shardline.core.units import format_bytes
 
@@ -82,8 +87,7 @@ def run(  # noqa: PLR0913  (one argument an option)
     graph may have parts that can: name them with --cut.
     """
     invite = _check_options(target, inputs, nodes, invite_text, out)
-    if parts and (invite or not names_factory(target)):
-        raise BadInput("--cut is for FILE.py:FACTORY, on nodes of this machine: no --invite")
+    _check_parts(parts, target, invite)
     with (
         tempfile.TemporaryDirectory(prefix="shardline-") as folder,
         Progress("reading the module", wanted=not as_json) as progress,
@@ -119,8 +123,7 @@ def _check_options(
     """Refuse nonsense at once, before the heavy rooms are imported."""
     if inputs and not inputs.is_file():
         raise BadInput(f"there is no file {inputs}")
-    if out and not out.absolute().parent.is_dir():
-        raise BadInput(f"there is no folder {out.absolute().parent} for {out.name}")
+    check_out(out)
     invite = asked_nodes(nodes, invite_text)
     if invite and names_factory(target):
         raise BadInput(
@@ -128,6 +131,13 @@ def _check_options(
             "`shardline serve` serves it, and here its name is given"
         )
     return invite
+
+
+def _check_parts(parts: tuple[str, ...], target: str, invite: Invite | None) -> None:
+    if parts and (invite or not names_factory(target)):
+        raise BadInput("--cut is for FILE.py:FACTORY, on nodes of this machine: no --invite")
+    if not all(parts):
+        raise BadInput("--cut takes the name of a part, such as encoder.layers.3")
 
 
 def _difference(job: Job, output: Any) -> float:  # noqa: ANN401  (what a module returns)
@@ -200,9 +210,7 @@ def _show(job: Job, went: Went, difference: float | None) -> None:
     for name, leaf in _leaves(went):
         shape = "x".join(map(str, leaf.shape)) or "1" if hasattr(leaf, "shape") else repr(leaf)
         table.add_row(*map(Text, (name, shape, _dtype(leaf))))
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, FILE_COLUMNS)
+    console = table_console()
     console.print(table)
     what = {"chain": "blocks", "graph": "stages"}.get(job.route, "parts' stages")
     lines = [f"{job.route}: {job.name}, {what} on {went.way()}"]

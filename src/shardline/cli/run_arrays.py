@@ -35,6 +35,8 @@ __all__ = [
 
 ONLY = "output"
 """What a result is called that has no parts."""
+NUMBERS = frozenset("biuf")
+"""numpy's kinds of booleans, whole numbers and floats."""
 
 
 def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
@@ -45,7 +47,10 @@ def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
             if isinstance(archive, np.ndarray):
                 raise BadInput(f"{file} is a single array: save it by name with numpy.savez")
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except ValueError:  # numpy would say how to unpickle it
+        why = "it is no archive, is broken, or holds Python objects"
+        raise BadInput(f"{file} is no .npz of plain arrays: {why}") from None
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         said = str(error).partition("\n")[0]
         raise BadInput(f"{file} is no .npz of plain arrays: {said}") from None
 
@@ -72,9 +77,14 @@ def tensors_for(module: str, wanted: Mapping[str, Value], file: Path) -> dict[st
 
 
 def plain_tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
-    """For a model of Transformers: whole numbers in 64 bits, all others in float32."""
+    """For a model of Transformers: whole numbers in 64 bits, all others in float32.
+
+    Raises BadInput for what are no real numbers.
+    """
     found: dict[str, torch.Tensor] = {}
     for name, array in arrays.items():
+        if array.dtype.kind not in NUMBERS:
+            raise BadInput(f"{name} is {array.dtype}: give whole numbers, floats or booleans")
         whole = np.issubdtype(array.dtype, np.integer)
         kind = np.int64 if whole else bool if array.dtype == bool else np.float32
         found[name] = _shared(array.astype(kind))

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from shardline.cli.looking import GRAPH, parts, round_trips_ms, visiting
 from shardline.cli.options import join_option, json_option, keep_invite, the_invite
+from shardline.cli.tables import table_console
 from shardline.core.ids import NodeId, short
 from shardline.core.spans import gaps
 from shardline.core.units import format_bytes
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from shardline.swarm import Invite
 
 __all__ = ["status"]
-
-FILE_COLUMNS = 200
-"""How wide the table may be where nobody's terminal sets a limit."""
 
 
 @click.command()
@@ -129,9 +126,7 @@ def _show(
             "no answer" if rtt_ms is None else f"{rtt_ms:.1f} ms",
             Text(str(paths[record.node])),
         )
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, FILE_COLUMNS)
+    console = table_console()
     console.print(table if records else "nobody serves in this swarm yet")
     for line in _missing(records):
         console.print(Text(line), style="yellow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from shardline.cli.eval import _names as names_of  # pyright: ignore[reportPriva
 from shardline.cli.eval import _paragraphs as paragraphs_of  # pyright: ignore[reportPrivateUsage]
 from shardline.cli.eval_report import report, save_report
 from shardline.cli.eval_run import measure_text
+from shardline.cli.main import run
 from shardline.core.errors import BadInput
 from shardline.evaluation import Row
 
@@ -69,6 +71,28 @@ def test_a_report_is_a_page_and_an_object_beside_each_other(tmp_path: Path) -> N
     assert (tmp_path / "new" / "it.json").is_file()
     with pytest.raises(BadInput, match="cannot be written"):
         save_report(report(ROWS, model="m"), ROWS, tmp_path / "new" / "it.md" / "it")
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-1b", "llama-3.2-1b.md", "llama-3.2-1b.json"])
+def test_a_name_may_have_dots(tmp_path: Path, name: str) -> None:
+    save_report(report(ROWS, model="m"), ROWS, tmp_path / name)
+    assert {file.name for file in tmp_path.iterdir()} == {"llama-3.2-1b.md", "llama-3.2-1b.json"}
+
+
+def test_a_table_that_cannot_be_saved_is_still_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def measured(*_: object, **__: object) -> tuple[Any, list[Row]]:
+        return SimpleNamespace(model_dir=tmp_path), ROWS
+
+    monkeypatch.setattr("shardline.cli.eval_run.measure_text", measured)
+    (tmp_path / "file").touch()
+    assert run(["eval", "m", "--save", str(tmp_path / "file" / "it")]) == 2
+    seen = capfd.readouterr()
+    assert seen.out == f"{evaluation.table(ROWS)}\n"
+    assert "cannot be written" in seen.err
+    assert run(["eval", "m", "--save", str(tmp_path / "it")]) == 0
+    assert f"saved as {tmp_path / 'it.md'} and {tmp_path / 'it.json'}\n" in capfd.readouterr().out
 
 
 def test_what_does_not_write_is_refused(tmp_path: Path) -> None:

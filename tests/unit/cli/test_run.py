@@ -85,6 +85,8 @@ def test_inputs_of_another_shape_are_named(ask: Ask, file: Path, tmp_path: Path)
     [
         (["--inputs", "nowhere.npz"], "there is no file nowhere.npz"),
         (["--out", "nowhere/y.npz"], "for y.npz"),
+        (["--out", "/"], "/ is a folder: give a file"),
+        (["--cut", ""], "--cut takes the name of a part"),
         (["--nodes", "2", "--invite", "x"], "give one of them"),
         (["--invite", Invite.new().encode()], "`shardline cut` writes one"),
         (["--invite", "nonsense"], "invite"),
@@ -180,6 +182,10 @@ def test_the_better_of_two_placings_is_taken_and_can_be_cut() -> None:
     for stages in (1, 2, 3):
         assert len(cut_graph(graph, place_well(graph, stages))) == stages
     assert set(graph.signature.rows) >= {"words", "image"}
+
+
+def test_vectors_that_cannot_be_kept_are_not_made(ask: Ask) -> None:
+    refused(ask("embed", "owner/name", "text", "--out", "nowhere/y.npz"), "for y.npz")
 
 
 def test_poolings_are_those_that_are_built() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from shardline.cli.run_arrays import (
     arguments_of,
     leaves_by_name,
+    plain_tensors,
     read_arrays,
     tensors_for,
     write_arrays,
@@ -95,15 +96,26 @@ def test_what_does_not_fit_is_named(
 
 def test_python_objects_are_not_unpickled(tmp_path: Path) -> None:
     file = kept(tmp_path / "x.npz", x=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(BadInput, match=r"no \.npz of plain arrays"):
+    with pytest.raises(BadInput, match=r"no \.npz of plain arrays: .* holds Python objects$"):
         read_arrays(file)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\3\4 and then nothing", b"\x93NUMPY"])
-def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\3\4 and then nothing", b"\x93NUMPY"])
+def test_other_files_are_refused_and_nobody_is_told_to_unpickle_them(
+    tmp_path: Path, content: bytes
+) -> None:
     (tmp_path / "x.npz").write_bytes(content)
-    with pytest.raises(BadInput, match=r"x\.npz"):
+    with pytest.raises(BadInput, match=r"x\.npz") as refused:
         read_arrays(tmp_path / "x.npz")
+    assert "pickle" not in str(refused.value)
+
+
+def test_a_model_takes_numbers_only() -> None:
+    found = plain_tensors({"ids": np.ones(2, np.int32), "mask": np.ones(2, bool), "x": np.ones(2)})
+    assert [value.dtype for value in found.values()] == [torch.int64, torch.bool, torch.float32]
+    for odd in (np.array(["a"]), np.ones(2, complex), np.array(["2026-01-01"], "M8[D]")):
+        with pytest.raises(BadInput, match=r"x is .*: give whole numbers, floats or booleans"):
+            plain_tensors({"x": odd})
 
 
 def test_a_single_array_is_refused(tmp_path: Path) -> None:
