@@ -218,8 +218,7 @@ def main() -> None:
         parts = [texts(asked.prompts, asked.tokens), steps(torch.float32), steps(torch.bfloat16)]
     found = {name: value for data, _ in parts for name, value in data.items()}
     rows = [row for _, rows in parts for row in rows]
-    command = f"python -m benchmarks.cache --prompts {asked.prompts} --tokens {asked.tokens}"
-    save("cache", command, rows, found)
+    save("cache", rows, found)
 
 
 if __name__ == "__main__":

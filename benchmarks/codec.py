@@ -101,7 +101,7 @@ def main() -> None:
     }
     rows += [(f"error, {what}", f"{share:.2%}", "") for what, share in errors.items()]
     data = {"rounds": rounds, "costs": costs, "errors": errors}
-    save("codec", f"python -m benchmarks.codec --rounds {rounds}", rows, data)
+    save("codec", rows, data)
 
 
 if __name__ == "__main__":

@@ -225,7 +225,7 @@ def main() -> None:
         print(table(rows))
     else:
         data = {name: way.told() for name, way in ways.items()}
-        save("encoders", f"python -m benchmarks.encoders --turns {turns}", rows, data)
+        save("encoders", rows, data)
 
 
 if __name__ == "__main__":

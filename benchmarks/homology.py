@@ -259,7 +259,7 @@ def main() -> None:
     if options.no_report:
         print("\n".join(f"{what} | {seen}" for what, seen, _ in rows))
         return
-    save("homology", "python -m benchmarks.homology", rows, data)
+    save("homology", rows, data)
 
 
 if __name__ == "__main__":

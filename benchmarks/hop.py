@@ -97,7 +97,7 @@ def main() -> None:
         ("plain TCP, one way, no codec, no sealing", f"{floor_ms:.3f} ms", "the floor"),
     ]
     data = {"steps": len(decode), "p50_ms": p50, "p90_ms": p90, "tcp_ms": floor_ms}
-    save("hop overhead", f"python -m benchmarks.hop --steps {steps}", rows, data)
+    save("hop overhead", rows, data)
 
 
 if __name__ == "__main__":

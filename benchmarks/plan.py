@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from typing import Any
 
 from benchmarks.reporting import save
@@ -124,22 +123,23 @@ def main() -> None:
     parser.add_argument("--graphs", action="store_true")
     parser.add_argument("--no-report", action="store_true")
     options = parser.parse_args()
-    if options.graphs:
-        found = graphs(options.seed)
-        save("plan graphs", "python -m benchmarks.plan --graphs", summary(found, "ops"),
-             {"rows": found})  # fmt: skip
-        return
+    rows = graphs(options.seed) if options.graphs else plans(options)
+    lines = summary(rows, "ops" if options.graphs else "blocks")
+    if options.no_report:
+        print("\n".join(" | ".join(line) for line in lines))
+    else:
+        save("plan graphs" if options.graphs else "plan", lines, {"rows": rows})
+
+
+def plans(options: argparse.Namespace) -> list[Row]:
+    """Every size, aim and family that is asked for."""
     rows: list[Row] = []
     for nodes in options.nodes:
         for blocks in options.blocks:
             for objective in options.objectives:
                 for family in options.families:
                     rows += case(family, nodes, blocks, objective, options)
-    lines = summary(rows)
-    if options.no_report:
-        print("\n".join(" | ".join(line) for line in lines))
-        return
-    save("plan", " ".join(["python -m benchmarks.plan", *sys.argv[1:]]), lines, {"rows": rows})
+    return rows
 
 
 if __name__ == "__main__":

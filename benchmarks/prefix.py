@@ -90,7 +90,7 @@ def main() -> None:
         ("bytes of the first step, first and later", f"{sent:,} and {max(less):,}", ""),
         ("texts equal with and without sharing", equal, "all"),
     ]
-    save("prefix", f"python -m benchmarks.prefix --sessions {asked.sessions}", rows, found)
+    save("prefix", rows, found)
 
 
 if __name__ == "__main__":

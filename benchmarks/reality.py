@@ -287,9 +287,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(found))
         return
-    command = f"python -m benchmarks.reality --swarms {options.swarms} --seed {options.seed}"
-    command += f" --objective {options.objective}"
-    save(f"reality {options.objective}", command, summary(found["cases"]), found)
+    save(f"reality {options.objective}", summary(found["cases"]), found)
 
 
 if __name__ == "__main__":

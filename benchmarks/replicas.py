@@ -70,7 +70,7 @@ def main() -> None:
     for size in options.sizes:
         nodes, _, blocks = size.partition("x")
         rows += [case(family, int(nodes), int(blocks), options.seed) for family in FAMILIES]
-    save("replicas", "python -m benchmarks.replicas", summary(rows), {"rows": rows})
+    save("replicas", summary(rows), {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -49,14 +49,20 @@ def table(rows: list[tuple[str, str, str]]) -> str:
     return "\n".join(["| what | measured | goal |", "|---|---|---|", *lines])
 
 
-def save(theme: str, command: str, rows: list[tuple[str, str, str]], data: dict[str, Any]) -> None:
+def typed() -> str:
+    """The command as it was typed; of a place on this machine only the name."""
+    given = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+    return " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *given])
+
+
+def save(theme: str, rows: list[tuple[str, str, str]], data: dict[str, Any]) -> None:
     """Print a table of (what, measured, goal) and keep it with command, commit and raw numbers."""
     print(table(rows))
     text = "\n".join(
         [
             f"# {theme}",
             "",
-            circumstances(command),
+            circumstances(typed()),
             "",
             table(rows),
             "",

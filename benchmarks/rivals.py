@@ -180,8 +180,7 @@ def main() -> None:
     elif asked.only:
         print("\n".join(f"| {what} | {measured} | {goal} |" for what, measured, goal in rows))
     else:
-        command = f"python -m benchmarks.rivals --shape {asked.shape} --batches {scene.listed}"
-        save("rivals", f"{command} --tokens {asked.tokens} --peers DIR", rows, data)
+        save("rivals", rows, data)
 
 
 if __name__ == "__main__":

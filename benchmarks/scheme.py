@@ -108,9 +108,7 @@ def main() -> None:
     if options.no_report:
         print("\n".join(" | ".join(line) for line in lines))
         return
-    seeds = " ".join(map(str, options.seeds))
-    command = f"python -m benchmarks.scheme --seeds {seeds} --best-s {options.best_s}"
-    save("scheme", command, lines, {"rows": rows})
+    save("scheme", lines, {"rows": rows})
 
 
 if __name__ == "__main__":

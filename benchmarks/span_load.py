@@ -100,7 +100,7 @@ def main() -> None:
         ("process start to READY", f"{ready_s:.2f} s", f"at most {limit_s:.2f} s"),
     ]
     data = {"whole_bytes": whole_bytes, "part_bytes": part_bytes, "read_s": plain_s}
-    save("span load", "python -m benchmarks.span_load", rows, data | {"ready_s": ready_s})
+    save("span load", rows, data | {"ready_s": ready_s})
 
 
 if __name__ == "__main__":

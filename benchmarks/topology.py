@@ -164,7 +164,7 @@ def main() -> None:
         for nodes, each in times.items()
     ]
     data: dict[str, Any] = {"completion": errors, "classification": known, "seconds": times}
-    save("topology", f"python -m benchmarks.topology --seeds {seeds}", rows, data)
+    save("topology", rows, data)
 
 
 if __name__ == "__main__":

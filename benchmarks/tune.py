@@ -40,7 +40,7 @@ def main() -> None:
     sure = "yes" if tuned.sure_gain else "no"
     lines.append(("a sure gain in simulation", sure, "adopt only if it did not make it (0016)"))
     lines.append(("simulated runs, real seconds", f"{tuned.runs}, {tuned.seconds:.0f}", ""))
-    save("tune routing", "python -m benchmarks.tune", lines, msgspec.to_builtins(tuned))
+    save("tune routing", lines, msgspec.to_builtins(tuned))
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def main() -> None:
     rows += [(f"Mixtral, {what}", f"{share - 1:+.1%}", "-30%") for what, share in shares.items()]
     data = {"seconds": seconds, "steps_ms": steps, "memory_bytes": memory, "errors": errors}
     data |= {"loads": loads, "outliers": outliers, "mixtral": shares}
-    save("weights", f"python -m benchmarks.weights --seconds {seconds:g}", rows, data)
+    save("weights", rows, data)
 
 
 if __name__ == "__main__":

@@ -131,8 +131,7 @@ def main() -> None:
         ]
         found[name]["texts_equal"] = sum(same)
         rows.append((f"{name}: whole texts equal", f"{sum(same)} of {len(texts)}", ""))
-    command = f"python -m benchmarks.wires --prompts {asked.prompts} --tokens {asked.tokens}"
-    save("wires", command, rows, found)
+    save("wires", rows, found)
 
 
 if __name__ == "__main__":
