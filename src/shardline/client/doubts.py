@@ -10,7 +10,14 @@ from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from shardline.core.errors import CacheFull, GiveUp, JournalLost, NodeLost, PeerFault
+from shardline.core.errors import (
+    CacheFull,
+    GiveUp,
+    JournalLost,
+    NodeLost,
+    PeerFault,
+    StepFailed,
+)
 from shardline.core.ids import short
 
 if TYPE_CHECKING:
@@ -26,6 +33,9 @@ itself."""
 STUCK_MAX = 5
 """So often may it call the same one lost; then there is no other for either, and no way through.
 Each time takes as long as it tries to reach it, some seconds."""
+FAILS_MAX = 3
+"""So often, in one step, may one node's own computation fail at one place; then it is not asked
+again: what was sent may be what fails everywhere."""
 COMPLAINTS_MAX = 2
 """When so many nodes fail at one place, in one step, whoever sent it to them is suspected too."""
 
@@ -90,10 +100,14 @@ class Doubts:
 
     def complained(self, node: NodeId, error: ShardlineError, chain: tuple[Hop, ...]) -> None:
         """It failed, or says so: that is one more failure at its place in the chain."""
+        times = 0
         for hop in chain:
             if hop.node == node and node not in self._gone:
-                self._complaints.setdefault(hop.span.start, []).append(node)
-        if isinstance(error, GiveUp | CacheFull):
+                at_place = self._complaints.setdefault(hop.span.start, [])
+                at_place.append(node)
+                times = max(times, at_place.count(node))
+        hopeless = isinstance(error, StepFailed) and times >= FAILS_MAX
+        if hopeless or isinstance(error, GiveUp | CacheFull):
             self.refuse(node, error)
         else:
             self.failed(node, error)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardline.client.doubts import Doubts
+from shardline.client.doubts import FAILS_MAX, Doubts
 from shardline.core.errors import (
     CacheFull,
     JournalLost,
@@ -36,6 +36,25 @@ def test_a_lie_is_not_forgiven_by_coming_back_and_a_failure_is() -> None:
     for node in (A, B):
         doubts.joined(node)
     assert set(doubts.avoid) == {A}
+
+
+def test_a_node_that_fails_a_step_again_and_again_is_not_asked_again() -> None:
+    doubts = Doubts()
+    for times in range(1, FAILS_MAX + 1):
+        assert not doubts.refused
+        doubts.answered(B, StepFailed(f"index out of range, {times}"), None, CHAIN)
+        doubts.look(CHAIN)
+    assert list(doubts.refused) == [B]
+    assert str(doubts.refused[B]) == "index out of range, 3"
+
+
+def test_failures_of_earlier_steps_are_forgotten() -> None:
+    doubts = Doubts()
+    for _ in range(2 * FAILS_MAX):
+        doubts.answered(B, StepFailed("x"), None, CHAIN)
+        doubts.look(CHAIN)
+        doubts.step_done()
+    assert not doubts.refused
 
 
 def test_only_the_one_behind_it_may_be_blamed() -> None:
