@@ -75,7 +75,7 @@ def test_a_call_goes_on_when_a_node_dies_under_it(
     """Its session has seats on both when one dies, and nobody else holds those stages at first."""
     told: list[Mended | str] = []
     model = local.swarm.model_now(str(plan.folder), tell=told.append)
-    step: Any = getattr(GraphRunner, "_step")  # noqa: B009 - where a session has its seats
+    step: Any = getattr(GraphRunner, "_steps")  # noqa: B009 - where a session has its seats
 
     def dies_before(*args: Any) -> Any:
         if "ben" in local.processes:
@@ -83,6 +83,6 @@ def test_a_call_goes_on_when_a_node_dies_under_it(
             local.replace("ben", "cleo")
         return step(*args)
 
-    monkeypatch.setattr(GraphRunner, "_step", dies_before)
+    monkeypatch.setattr(GraphRunner, "_steps", dies_before)
     assert differs(model, module, 3, 4) == 0
     assert any(isinstance(news, Mended) for news in told)
