@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import psutil
 import torch
 
-__all__ = ["circumstances", "machine", "save", "stem", "table"]
+__all__ = ["circumstances", "machine", "save", "stem", "table", "typed"]
 
 REPORTS = Path(__file__).parent / "reports"
 
@@ -51,7 +52,7 @@ def table(rows: list[tuple[str, str, str]]) -> str:
 
 def typed() -> str:
     """The command as it was typed; of a place on this machine only the name."""
-    given = [Path(word).name if word.startswith("/") else word for word in sys.argv[1:]]
+    given = [re.sub(r"^(--[\w-]+=)?[~.]*/(.*/)?", r"\1", word) for word in sys.argv[1:]]
     return " ".join([f"python -m benchmarks.{Path(sys.argv[0]).stem}", *given])
 
 
