@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import torch
 
+from shardline.kernels import Panels8
 from shardline.model.weights import EXACT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shardline.model.weights import Product
 
 __all__ = ["THRESHOLD", "MixedInt8", "quantise_rows"]
@@ -30,6 +33,8 @@ COLUMNS: Final = 256
 """Columns in 16 bits at a time: who sends the inputs chooses how many there are."""
 TINY: Final = 2.0**-100
 """The scale of a row of zeros."""
+TAKEN: Final = torch.bfloat16, torch.float32
+"""Dtypes of rows that are multiplied as they are."""
 _torch: Any = torch
 
 
@@ -49,8 +54,8 @@ class MixedInt8:
         return outputs > 0 and inputs > 0
 
     def memory_bytes(self, outputs: int, inputs: int) -> int:
-        """See Kind; the columns in 16 bits are on disk."""
-        return outputs * inputs + outputs * torch.float32.itemsize
+        """See Kind: codes, and each output's scale and sum. The columns in 16 bits are on disk."""
+        return outputs * inputs + outputs * (torch.float32.itemsize + torch.int32.itemsize)
 
     def quantise(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """Codes, the scale of each output, and all columns in 16 bits one after the other."""
@@ -63,9 +68,8 @@ class MixedInt8:
         outputs, inputs = codes.shape
         if exact is not None and exact.shape != (inputs, outputs):
             raise ValueError(f"columns of shape {tuple(exact.shape)} for {outputs} x {inputs}")
-        exactly = _packed(codes, scale) if _can_pack() else _Plain(codes, scale)
         held_bytes = self.memory_bytes(outputs, inputs)
-        return _Mixed(exactly, exact, self.threshold, held_bytes)
+        return _Mixed(_in_8_bits(codes, scale), exact, self.threshold, held_bytes)
 
 
 def quantise_rows(
@@ -84,42 +88,41 @@ def quantise_rows(
 
 
 @runtime_checkable
-class _Exactly(Protocol):
-    """Whole numbers from -127 to 127 times codes, times the outputs' scales."""
+class _In8Bits(Protocol):
+    """A weight in 8 bits; every way to multiply by it gives the same bits."""
 
-    def __call__(self, steps: torch.Tensor) -> torch.Tensor: ...
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Rows in bfloat16 or float32, quantised, times the weight, in their dtype."""
+        ...
+
+    def within(self, x: torch.Tensor, most: float) -> torch.Tensor | None:
+        """The same; None if an input is larger than `most`, or no number."""
+        ...
 
 
 class _Mixed:
     """See the module."""
 
     def __init__(
-        self, exactly: _Exactly, exact: torch.Tensor | None, threshold: float, memory_bytes: int
+        self, in_8_bits: _In8Bits, exact: torch.Tensor | None, threshold: float, memory_bytes: int
     ) -> None:
         self.memory_bytes = memory_bytes
-        self._exactly = exactly
+        self._in_8_bits = in_8_bits
         self._exact = exact
         self._threshold = threshold
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.float()
-        peaks = rows.abs().amax(-1, keepdim=True)
-        if x.numel() and peaks.max().item() > self._threshold:
-            return self._decomposed(rows).to(x.dtype)
-        return self._in_8_bits(rows, peaks).to(x.dtype)
-
-    def _in_8_bits(self, rows: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
-        scale = peaks.div(STEPS).clamp_(min=TINY)
-        return self._exactly((rows / scale).round_()).mul_(scale)
+        rows = x if x.dtype in TAKEN else x.float()
+        y = self._in_8_bits.within(rows, self._threshold)
+        return (self._decomposed(rows.float()) if y is None else y).to(x.dtype)
 
     def _decomposed(self, rows: torch.Tensor) -> torch.Tensor:
         """What lies beyond, row by row: a row's result does not depend on the rows beside it."""
         beyond = ~(rows.abs() <= self._threshold)  # NaN is beyond too, and is found in the result
         within = rows.masked_fill(beyond, 0.0)
-        y = self._in_8_bits(within, within.abs().amax(-1, keepdim=True))
+        y = self._in_8_bits(within)
         if self._exact is None:
-            rest = rows - within
-            return y.add_(self._in_8_bits(rest, rest.abs().amax(-1, keepdim=True)))
+            return y.add_(self._in_8_bits(rows - within))
         outside = rows - within
         columns = beyond.any(0).nonzero()[:, 0]
         for start in range(0, len(columns), COLUMNS):
@@ -128,16 +131,45 @@ class _Mixed:
         return y
 
 
-class _Plain:
+class _ByTorch:
+    """Quantised by torch, and multiplied in whole numbers by one of its kernels."""
+
+    def __init__(self, exactly: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._exactly = exactly
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """See _In8Bits."""
+        rows = x.float()
+        return self._times(rows, rows.abs().amax(-1, keepdim=True)).to(x.dtype)
+
+    def within(self, x: torch.Tensor, most: float) -> torch.Tensor | None:
+        """See _In8Bits."""
+        rows = x.float()
+        peaks = rows.abs().amax(-1, keepdim=True)
+        if x.numel() and not peaks.max().item() <= most:
+            return None
+        return self._times(rows, peaks).to(x.dtype)
+
+    def _times(self, rows: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
+        scale = peaks.div(STEPS).clamp_(min=TINY)
+        return self._exactly((rows / scale).round_()).mul_(scale)
+
+
+def _in_8_bits(codes: torch.Tensor, scale: torch.Tensor) -> _In8Bits:
+    if Panels8.takes(codes):
+        return Panels8(codes, scale)
+    return _ByTorch(_packed(codes, scale) if _can_pack() else _plain(codes, scale))
+
+
+def _plain(codes: torch.Tensor, scale: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """By torch's integer product, which most processors have."""
 
-    def __init__(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
-        self._codes = codes
-        self._scale = scale
-
-    def __call__(self, steps: torch.Tensor) -> torch.Tensor:
+    def times(steps: torch.Tensor) -> torch.Tensor:
+        whole = steps.nan_to_num(STEPS).to(torch.int8)  # as FBGEMM has it
         # As a view: a transposed copy is slower by half.
-        return _torch._int_mm(steps.to(torch.int8), self._codes.t()) * self._scale  # noqa: SLF001
+        return _torch._int_mm(whole, codes.t()) * scale  # noqa: SLF001
+
+    return times
 
 
 @functools.cache
@@ -147,8 +179,8 @@ def _can_pack() -> bool:
     return engine in {"x86", "fbgemm"} and bool(_torch.cpu._is_vnni_supported())  # noqa: SLF001
 
 
-def _packed(codes: torch.Tensor, scale: torch.Tensor) -> _Exactly:
-    """By FBGEMM on weights in its own order: two to four times as fast as `_Plain`."""
+def _packed(codes: torch.Tensor, scale: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """By FBGEMM on weights in its own order: two to four times as fast as `_plain`."""
     zeros = torch.zeros(len(codes), dtype=torch.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # this torch warns that a later one will drop the format

@@ -112,6 +112,8 @@ class Setup:
     dtype: _Word
     threads: _Count
     torch: _Word
+    products: _Word
+    """What multiplies by weights: see `packed.products`."""
 
 
 @dataclass(frozen=True, slots=True)

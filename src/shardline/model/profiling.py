@@ -25,6 +25,7 @@ from shardline.core.spans import Span
 from shardline.core.units import format_bytes
 from shardline.model.fingerprints import config_fingerprint
 from shardline.model.library import quiet
+from shardline.model.packed import products
 from shardline.model.profile_inputs import Shapes, same_blocks
 from shardline.model.profiles import BlockKind, Profile, Setup, Timing, fit
 from shardline.model.span import LoadedSpan
@@ -76,6 +77,7 @@ def setup_of(plan: ChainPlan, *, dtype: torch.dtype, device: torch.device) -> Se
         dtype=str(dtype).removeprefix("torch."),
         threads=torch.get_num_threads(),
         torch=str(torch.__version__),
+        products=products(dtype, device),
     )
 
 

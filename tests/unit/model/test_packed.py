@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from shardline.core.spans import Span
 from shardline.model import load_ends, load_span, trace
-from shardline.model.packed import PackedLinear, can_pack, pack
+from shardline.model.packed import PackedLinear, can_pack, pack, products
 
 CPU = torch.device("cpu")
 BF16 = torch.bfloat16
@@ -74,6 +74,24 @@ def check_lone_rows(plain: nn.Linear, rows: int) -> None:
     assert bool(((alone.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-5).all())
 
 
+@pytest.mark.parametrize("inputs", [640, 1024, 2048, 5632])
+def test_nodes_with_and_without_our_kernel_agree(
+    inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, x = linear(inputs, 256, bias=True), torch.randn(11, inputs).to(BF16)
+    ours = PackedLinear(plain)
+
+    def never(_: torch.Tensor) -> bool:
+        return False
+
+    monkeypatch.setattr("shardline.kernels.Panels.takes", never)
+    torchs = PackedLinear(plain)
+    assert products(BF16, CPU) == "blocks"
+    for rows in (1, 2, 3, 8, 11):
+        assert torch.equal(ours(x[:rows]), torchs(x[:rows]))
+    assert torch.equal(ours.weight, torchs.weight)
+
+
 def test_the_layers_of_a_block_are_packed_and_nothing_else() -> None:
     block = nn.ModuleDict(
         {"wide": linear(64, 64, bias=True), "norm": nn.LayerNorm(64), "exact": nn.Linear(8, 8)}
@@ -87,6 +105,7 @@ def test_the_layers_of_a_block_are_packed_and_nothing_else() -> None:
 
 def test_other_dtypes_and_devices_are_left() -> None:
     assert not can_pack(torch.float32, CPU)
+    assert products(torch.float32, CPU) == "torch"
     assert not can_pack(BF16, torch.device("meta"))
 
 

@@ -24,7 +24,7 @@ from shardline.model import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-SETUP = Setup("f" * 32, "a processor", "float32", 2, "2.13.0")
+SETUP = Setup("f" * 32, "a processor", "float32", 2, "2.13.0", "torch")
 
 milliseconds = st.floats(0.001, 1e4)
 
@@ -155,6 +155,7 @@ def test_what_is_kept_is_found_by_its_setup(tmp_path: Path, profile: Profile) ->
         replace(SETUP, dtype="bfloat16"),
         replace(SETUP, threads=1),
         replace(SETUP, torch="2.14.0"),
+        replace(SETUP, products="panels"),
     ):
         assert kept_profile(folder, other) is None
     assert len(list(folder.iterdir())) == 1
