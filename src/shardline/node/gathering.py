@@ -10,7 +10,8 @@ costs less than the round which it spares. Who is alone never waits.
 Sessions that all run together here are all away together too: while other nodes of their chain
 compute, this one idles, and then those do. So where they are away for as long as the chain's
 slowest node takes for a round, two groups of them are served in the time of one, or more groups
-where they are away for longer. A group that another node sends on is told of by its first step,
+where they are away for longer. The chain's first node tries now and then whether all at once is
+quicker all the same (`trying.py`). A group that another node sends on is told of by its first step,
 and stays together.
 """
 
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 from math import ceil, inf
 from statistics import median
 from typing import TYPE_CHECKING
+
+from shardline.node.trying import Trying
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +39,8 @@ LATE = 2.0
 """Times its usual pause, a session is not waited for any more."""
 ROUNDS = 128
 """How many are the last ones."""
+STRAYS = 16
+"""Rounds without all of those who are to come together, until all are waited for once more."""
 EARLY = 0.25
 """Of the slowest node's round, as much as sessions may be away for less than it and be put into one
 more group: a round of fewer is quicker too."""
@@ -45,6 +50,8 @@ more group: a round of fewer is quicker too."""
 class _Known:
     """One session: since when its last result is gone, and how soon it came back before."""
 
+    came_s: float | None = None
+    """When its last step came."""
     left_s: float | None = None
     """None while its step waits or runs."""
     pauses_s: tuple[float, float] | None = None
@@ -89,11 +96,28 @@ class Gathering:
         Whoever is still away is then expected as much earlier."""
         self._behind: dict[NodeId, int] = {}
         """Steps that come right behind the last one of a node."""
+        self._wave = 0
+        """How many came together last, from another node."""
+        self._trying = Trying()
+        self._active = 0
+        """How many took part when groups were last reckoned."""
+        self._parted = False
+        """Not all run in one round, or only as that is tried."""
+        self._rallied = 0
+        """Up to which change of ways all were waited for."""
+        self._strays = 0
+        """Rounds since then that some were not in, though all were to be."""
 
-    def came(self, seat: Seat, now_s: float, *, slowest_s: float = 0.0) -> None:
-        """A step of this session waits since then; what the slowest node of its chain takes."""
+    def came(
+        self, seat: Seat, now_s: float, *, slowest_s: float = 0.0, first: bool = False
+    ) -> None:
+        """A step of this session waits since then; what the slowest node of its chain takes, and
+        whether this one is the chain's first."""
         known = self._known.setdefault(seat, _Known())
         known.slowest_s = slowest_s
+        if first and self._parted and known.came_s is not None:
+            self._trying.came(now_s - known.came_s, self._active)
+        known.came_s = now_s
         if known.left_s is not None:
             pause_s = self._anybody_s = now_s - known.left_s
             if known.pauses_s is not None:
@@ -104,6 +128,8 @@ class Gathering:
 
     def announced(self, peer: NodeId, behind: int) -> None:
         """So many steps of other sessions come right behind the last one of this peer."""
+        if peer not in self._behind:
+            self._wave = behind + 1
         self._behind[peer] = behind
         if not behind:
             del self._behind[peer]
@@ -129,8 +155,13 @@ class Gathering:
             self._group = self._group_of(now_s, blocks)
         if self._until_s is None:
             patience_s = PATIENCE * blocks * min(self._took_s, default=0.0)
+            changed, strayed = self._rallied != self._trying.changes, self._strays >= STRAYS
+            rally = self._trying.together and (changed or strayed)
+            if rally:
+                self._rallied, self._strays = self._trying.changes, 0
+                patience_s = max(patience_s, min(self._longest_s(now_s), self._trying.cycle_s))
             self._latest_s = now_s + patience_s
-            self._until_s = self._choose(now_s, patience_s)
+            self._until_s = self._choose(now_s, patience_s, all_of_them=rally)
         if self._behind:
             return max(0.0, self._latest_s - now_s)
         return max(0.0, self._until_s - now_s) if self._awaited else 0.0
@@ -141,6 +172,10 @@ class Gathering:
 
     def begun(self) -> None:
         """The round begins, with whoever is here."""
+        here = sum(known.left_s is None for known in self._known.values())
+        whole = min(here, self._group or here) >= self._active
+        self._parted = not whole or self._trying.together
+        self._strays += not whole
         self._awaited.clear()
         self._behind.clear()
         away = {known.left_s for known in self._known.values()}
@@ -154,14 +189,24 @@ class Gathering:
     def _group_of(self, now_s: float, blocks: int) -> int:
         """The equal part of each session's groups, for those that take part."""
         usual_s = blocks * median(self._took_s) if self._took_s else 0.0
-        anybody_s = self._anybody_s
-        active = [known for known in self._known.values() if known.takes_part(now_s, anybody_s)]
-        return ceil(sum(1 / known.groups(usual_s) for known in active) - 1e-9)
+        active = self._taking_part(now_s)
+        group = ceil(sum(1 / known.groups(usual_s) for known in active) - 1e-9)
+        self._active = len(active)
+        return len(active) if self._trying.together else max(group, min(self._wave, len(active)))
 
-    def _choose(self, now_s: float, patience_s: float) -> float:
+    def _taking_part(self, now_s: float) -> list[_Known]:
+        anybody_s = self._anybody_s
+        return [known for known in self._known.values() if known.takes_part(now_s, anybody_s)]
+
+    def _longest_s(self, now_s: float) -> float:
+        """How long the last of all who take part is away."""
+        return max((max(one.pauses_s or (0.0,)) for one in self._taking_part(now_s)), default=0.0)
+
+    def _choose(self, now_s: float, patience_s: float, *, all_of_them: bool = False) -> float:
         """Pick whom to wait for, and until when at most.
 
         Waiting costs all that are here as much time; each that comes spares its part of a round.
+        Where all are to come together at last, that is not asked.
         """
         here = sum(known.left_s is None for known in self._known.values())
         until_s = latest_s = now_s
@@ -172,7 +217,7 @@ class Gathering:
                 break
             seats.append(seat)
             latest_s = max(latest_s, given_up_s)
-            if (due_s - now_s) * here <= patience_s * len(seats):
+            if all_of_them or (due_s - now_s) * here <= patience_s * len(seats):
                 awaited, until_s = len(seats), latest_s
         self._awaited.update(seats[:awaited])
         return min(until_s, now_s + patience_s)

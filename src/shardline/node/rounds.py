@@ -167,8 +167,8 @@ class Rounds:
             self._taken[asked.seat] = asked
             self._scheduler.add(asked.seat, crossing)
             if isinstance(crossing, Crossing):  # others run alone, so waiting gathers nothing
-                slowest_s = asked.message.slowest_us / 1e6
-                self._gathering.came(asked.seat, asked.came_s, slowest_s=slowest_s)
+                slowest_s, first = asked.message.slowest_us / 1e6, not crossing.start
+                self._gathering.came(asked.seat, asked.came_s, slowest_s=slowest_s, first=first)
                 self._gathering.announced(asked.peer, asked.message.behind)
         return told
 

@@ -152,10 +152,13 @@ class Chain:
     slow: tuple[float, ...]
     pause: Callable[[], float]
     """How long until the caller sends a session's next step."""
+    crowded: float = 0.0
+    """How much longer a round takes for each other node that is at work: they share a machine."""
     now_s: float = 0.0
     sizes: list[list[int]] = field(default_factory=list[list[int]])
     told: Counter[int] = field(default_factory=Counter[int])
     """Tokens of each session."""
+    waits_s: list[float] = field(default_factory=list[float])
 
     def __post_init__(self) -> None:
         self.sizes = [[] for _ in self.slow]
@@ -187,7 +190,8 @@ class Chain:
         gathering = self.gathering[node]
         if not node:
             self.slowest_s[number], self.took[number] = max(self.took[number], default=0.0), []
-        gathering.came(seat(number), self.now_s, slowest_s=self.slowest_s[number])
+        slowest_s, first = self.slowest_s[number], not node
+        gathering.came(seat(number), self.now_s, slowest_s=slowest_s, first=first)
         gathering.announced(BEFORE, behind)
         self.here[node].append(number)
         self._look(node)
@@ -196,15 +200,16 @@ class Chain:
         if self.busy[node] or not self.here[node]:
             return
         wait_s = self.gathering[node].wait_s(self.now_s, BLOCKS)
+        self.waits_s.append(wait_s)
         if wait_s:
             self._at(self.now_s + wait_s, lambda: self._look(node))
             return
         self.gathering[node].begun()
         count = self.gathering[node].most(len(self.here[node]))
         ran, self.here[node] = self.here[node][:count], self.here[node][count:]
+        took_s = self.slow[node] * round_s(count) * (1 + self.crowded * sum(self.busy))
         self.busy[node] = True
         self.sizes[node].append(count)
-        took_s = self.slow[node] * round_s(count)
         self._at(self.now_s + took_s, lambda: self._end(node, ran, took_s))
 
     def _end(self, node: int, ran: list[int], took_s: float) -> None:
@@ -262,6 +267,28 @@ def test_without_groups_the_nodes_of_a_chain_wait_for_each_other(
 
     monkeypatch.setattr("shardline.node.gathering._Known.groups", one)
     assert grouped > 1.2 * Chain((1.0, 1.0), soon()).serve(16, 4_000)
+
+
+@pytest.mark.parametrize("sessions", [4, 8, 16])
+def test_nodes_that_slow_each_other_take_turns_with_all(
+    sessions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain((1.0, 1.0), soon(), crowded=1.0)
+    found = chain.serve(sessions, 8_000)
+    once_s = 2 * (round_s(sessions) + 0.0005 * sessions) + 0.0045
+    assert found > 0.9 * sessions / once_s
+
+    def untried(*_: object) -> None: ...
+
+    monkeypatch.setattr("shardline.node.trying.Trying.came", untried)
+    assert found > 1.15 * Chain((1.0, 1.0), soon(), crowded=1.0).serve(sessions, 8_000)
+
+
+def test_nobody_waits_for_a_person_who_thinks() -> None:
+    luck, near_s = random.Random(3), soon()
+    chain = Chain((1.0, 1.0), lambda: 30.0 if luck.random() < 0.005 else near_s(), crowded=1.0)
+    chain.serve(8, 8_000)
+    assert max(chain.waits_s) < 3 * round_s(8) * 2
 
 
 def test_where_one_node_is_the_slowest_by_far_all_run_together() -> None:
