@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from shardline.core.errors import StepFailed
+from shardline.model.merging import parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -33,6 +34,9 @@ GROUPS: Final = "sdpa"
 """The attention that is asked by groups of heads."""
 REGISTRY: Final = "ALL_ATTENTION_FUNCTIONS"
 """As modules of Transformers import it."""
+WORD: Final = "_attn_implementation_internal"
+"""Where a config keeps its word; to say it by the config's own way takes 20 times as long."""
+_sdpa: Any = torch.nn.functional.scaled_dot_product_attention
 
 
 class _Now(threading.local):
@@ -58,16 +62,16 @@ def _attend(
     function = _function(module)
     if not _now.pieces:
         return function(module, query, key, value, attention_mask, **options)
-    width = int(value.shape[-1])
     outs: list[torch.Tensor] = []
-    for piece, mask in zip(_now.pieces, _now.masks, strict=True):
-        own = piece.of(query)
-        out = own.new_zeros(1, piece.stop - piece.first, own.shape[1], width)
+    queries = parts(_now.pieces, query)
+    for piece, mask, own in zip(_now.pieces, _now.masks, queries, strict=True):
+        shape = 1, piece.stop - piece.first, query.shape[1], value.shape[-1]
+        out: torch.Tensor | None = None
         if piece.failed is None and piece.states is not None:
             with piece.failing_alone():
                 found, _ = function(module, own, *piece.states(), mask, **options)
-                out = found.reshape(out.shape)
-        outs.append(out)
+                out = found.reshape(shape)
+        outs.append(query.new_zeros(shape) if out is None else out)
         piece.states = None
     return torch.cat(outs, dim=1), None
 
@@ -95,12 +99,18 @@ def _by_groups(  # noqa: PLR0913, PLR0917  (as the registry's functions are call
     """
     batch, heads, tokens, width = query.shape
     shared = key.shape[1]
-    alike = tokens == 1 and attention_mask is None and options.get("position_bias") is None
+    alike = tokens == 1 and attention_mask is None and not _asks_more(options)
     if not alike or heads == shared or heads % shared or query.device.type != "cpu":
         return function(module, query, key, value, attention_mask, **options)
     grouped = query.reshape(batch, shared, heads // shared, width)
-    out, _ = function(module, grouped, key, value, None, **{**options, "is_causal": False})
-    return out.transpose(1, 2).reshape(batch, 1, heads, -1), None
+    dropped, scale = options.get("dropout", 0.0), options.get("scaling")
+    out = _sdpa(grouped, key, value, dropout_p=dropped, scale=scale)
+    return out.reshape(batch, 1, heads, -1), None
+
+
+def _asks_more(options: dict[str, Any]) -> bool:
+    """Whether attention is asked for what torch's function is not."""
+    return any(options.get(name) is not None for name in ("position_bias", "softcap", "cache"))
 
 
 cast("Any", AttentionInterface).register(NAME, _attend)
@@ -129,16 +139,16 @@ def attention_of(
     With `pieces`, session by session. Whoever enters holds what keeps other threads from these
     configs.
     """
-    held = [(config, cast("Any", config)._attn_implementation) for config in configs]  # noqa: SLF001
+    held = [(vars(config), vars(config)[WORD]) for config in configs]
     names = {name for _, name in held}
     if len(names) != 1:
         raise StepFailed("modules of one block attend in different ways")
     _now.pieces, _now.masks, _now.stands_for = pieces, masks, names.pop()
     try:
         for config, _ in held:
-            cast("Any", config)._attn_implementation = NAME  # noqa: SLF001
+            config[WORD] = NAME
         yield
     finally:
         for config, name in held:
-            cast("Any", config)._attn_implementation = name  # noqa: SLF001
+            config[WORD] = name
         _now.pieces, _now.masks = (), ()

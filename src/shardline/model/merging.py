@@ -35,6 +35,7 @@ __all__ = [
     "agree",
     "is_tokenwise",
     "kind_of",
+    "parts",
 ]
 
 MASK_RANK: Final = 4
@@ -69,9 +70,8 @@ class Piece:
         """Where the next piece begins."""
         return self.first + self.rows * self.tokens
 
-    def of(self, flat: torch.Tensor) -> torch.Tensor:
-        """(1, heads, all tokens, width) -> (rows, heads, tokens, width)."""
-        own = flat[:, :, self.first : self.stop]
+    def of(self, own: torch.Tensor) -> torch.Tensor:
+        """(1, heads, own tokens, width) -> (rows, heads, tokens, width)."""
         if self.rows == 1:
             return own
         _, heads, _, width = own.shape
@@ -111,11 +111,19 @@ class Handing:
         **kwargs: object,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Give each session its own; (1, heads, all tokens, width) in, and out as they were."""
-        for piece in self._pieces:
-            own = piece.of(key_states), piece.of(value_states)
+        states = zip(
+            parts(self._pieces, key_states), parts(self._pieces, value_states), strict=True
+        )
+        for piece, own in zip(self._pieces, states, strict=True):
             update = cast("Any", piece.cache).update
             piece.states = functools.partial(update, *own, *args, **kwargs)
         return key_states, value_states
+
+
+def parts(pieces: Sequence[Piece], flat: torch.Tensor) -> list[torch.Tensor]:
+    """(1, heads, all tokens, width) -> each piece's (rows, heads, tokens, width)."""
+    each = flat.split_with_sizes([piece.stop - piece.first for piece in pieces], dim=2)
+    return [piece.of(own) for piece, own in zip(pieces, each, strict=True)]
 
 
 @dataclass(slots=True)

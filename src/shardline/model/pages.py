@@ -159,12 +159,13 @@ class PagedLayer(DynamicLayer):
 
     def _take(self, fresh: Held) -> Held:
         """Copy these behind its own, and give all of these."""
-        stop = self._filled + _length(fresh)
+        tokens = _length(fresh)
+        stop = self._filled + tokens
         own = self._fitting(stop, fresh)
         for mine, new in zip(own, fresh, strict=True):
             if mine.shape[:2] != new.shape[:2]:
                 raise ValueError(f"{tuple(new.shape[:2])} rows and heads, not {mine.shape[:2]}")
-            mine[:, :, self._filled : stop] = new
+            mine.narrow(2, self._filled, tokens).copy_(new)
         self._filled = stop
         return _part(own, 0, stop)
 

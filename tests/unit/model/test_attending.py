@@ -52,13 +52,19 @@ def test_a_lone_token_gets_what_it_gets_head_by_head(
     [(8, 1, False, 2), (8, 1, True, 8), (8, 3, False, 8), (2, 1, False, 2), (3, 1, False, 3)],
 )
 def test_only_a_lone_token_without_a_mask_is_grouped(
-    heads: int, tokens: int, *, masked: bool, asked: int
+    heads: int, tokens: int, *, masked: bool, asked: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
 
     def attend(_: object, query: torch.Tensor, *__: object, **___: object) -> Any:
         seen.append(query.shape[1])
         return query.transpose(1, 2), None
+
+    def torchs(query: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        seen.append(query.shape[1])
+        return query
+
+    monkeypatch.setattr("shardline.model.attending._sdpa", torchs)
 
     key = torch.randn(1, 2, 5, 4)
     mask = torch.zeros(1, 1, tokens, 5) if masked else None
