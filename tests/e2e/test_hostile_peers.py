@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import struct
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,6 +35,7 @@ from shardline.wire import (
     Step,
 )
 from tests.e2e.mallory import (
+    DEADLINE_S,
     Impostor,
     Mallory,
     ends,
@@ -365,6 +367,9 @@ def test_what_peers_write_does_nothing_to_a_terminal(
 ) -> None:
     joining = impostor_in(swarm, nodes[0], name="[/red]:dog:", model="[bold]x[/nothing]")
     with portal.wrap_async_context_manager(joining):
+        deadline_s = time.monotonic() + DEADLINE_S
+        while "[/red]:dog:" not in {record.name for record in swarm.nodes_now()}:
+            assert time.monotonic() < deadline_s, "nobody hears of it"
         ended = shardline("status", "--join", swarm.invite.encode())
     assert (ended.code, ended.err) == (0, "")
     assert "[/red]:dog:" in ended.out
