@@ -4,17 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check format bench chaos clean
+.PHONY: demo check long format bench chaos clean
 
 demo: $(READY)  ## three local nodes, one real small model, the same tokens as on one machine
 	$(BIN)/shardline demo
 
-check: $(READY)  ## everything CI runs, in CI's order
+check: $(READY)  ## what a change must pass: form, floors, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -m "not long"
+
+long: $(READY)  ## the tests that take longest; CI runs them too
+	$(BIN)/pytest -q -m long
 
 format: $(READY)  ## put the source into the house's shape
 	$(BIN)/ruff format .

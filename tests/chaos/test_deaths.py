@@ -109,6 +109,7 @@ def test_when_the_last_holder_dies_the_caller_is_told_and_goes_on_once_one_is_ba
         assert isinstance(scene.told[-1], Mended)
 
 
+@pytest.mark.long
 def test_six_seeded_kills_are_six_exact_texts(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "chaos", "--kills", "6", "--seed", "3", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -3,6 +3,8 @@
 import threading
 import time
 
+import pytest
+
 from shardline.cli.demo import shipped_model
 from shardline.cli.local import local_swarm
 from shardline.client import Mended, Swarm, joined
@@ -37,6 +39,7 @@ class Caller:
                 self.writes.set()
 
 
+@pytest.mark.long
 def test_two_callers_are_told_at_once_and_go_on_by_themselves() -> None:
     golden, spans = alone(SETTINGS), parts(3)
     with local_swarm(shipped_model(), spans) as local, joined(local.invite) as other:

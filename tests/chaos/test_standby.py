@@ -108,6 +108,7 @@ with joined(invite) as swarm:
 """
 
 
+@pytest.mark.long
 def test_a_caller_that_sleeps_for_less_than_the_lease_goes_on(
     local: LocalSwarm, golden: list[int]
 ) -> None:

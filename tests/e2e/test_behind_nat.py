@@ -164,6 +164,7 @@ def test_the_node_between_may_die_if_another_listens(
         assert write(behind.swarm, tiny, 8, lambda _: street.kill(between)) == golden
 
 
+@pytest.mark.long
 def test_a_caller_whose_invite_names_who_is_gone_still_comes_in(
     street: Street, tiny: Path, shardline_process: Callable[..., Ended]
 ) -> None:

@@ -35,7 +35,7 @@ def encoded(prompt: str) -> torch.Tensor:
     return torch.tensor([load_tokenizer(shipped_model())(prompt)["input_ids"]])
 
 
-@pytest.mark.parametrize("nodes", [1, 2, 3, 5])
+@pytest.mark.parametrize("nodes", [1, 2, 3, pytest.param(5, marks=pytest.mark.long)])
 def test_the_tokens_are_those_of_one_process(nodes: int) -> None:
     spans = unequal_spans(trace(shipped_model()).blocks, nodes)
     with local_swarm(shipped_model(), spans) as local:

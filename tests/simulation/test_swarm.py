@@ -116,7 +116,10 @@ def test_a_node_whose_clock_is_hours_off_is_not_seen() -> None:
     assert not any(_sees(world, number, other) for number in on for other in off)
 
 
-@pytest.mark.parametrize("seed", range(4))
+LONG = [pytest.param(seed, marks=pytest.mark.long) for seed in (0, 1, 3)]
+
+
+@pytest.mark.parametrize("seed", [2, *LONG])
 def test_after_any_storm_the_views_agree(seed: int) -> None:
     report = simulate(Settings(nodes=25, hours=2.0, seed=seed, **STORM))  # pyright: ignore[reportArgumentType]
     assert report.deaths > 40
@@ -125,6 +128,7 @@ def test_after_any_storm_the_views_agree(seed: int) -> None:
     assert 0 < report.converged_p99_s < 10
 
 
+@pytest.mark.long
 def test_the_same_seed_is_the_same_run() -> None:
     settings = Settings(nodes=20, hours=1.0, seed=5, **STORM)  # pyright: ignore[reportArgumentType]
     first, again = simulate(settings), simulate(settings)

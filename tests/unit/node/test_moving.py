@@ -144,6 +144,7 @@ def covered(records: dict[str, NodeRecord]) -> bool:
     return not gaps(ready, BLOCKS)
 
 
+@pytest.mark.long
 def test_an_unbalanced_swarm_balances_itself_and_no_request_fails(  # noqa: PLR0913, PLR0917 - fixtures
     nodes: NodesHere,
     tiny: Path,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import psutil
 import pytest
-import zenoh
 
 from shardline.core.errors import AddressTaken, BadInput, ForeignInvite, NodeLost, Unsupported
 from shardline.wire import (
@@ -30,9 +29,10 @@ from tests.conformance.transports import KeySigner, throwaway_tls
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    import zenoh
+
     from shardline.core.ids import NodeId
     from shardline.wire import Pipe
-    from shardline.wire.transports.zenoh_types import Undeclares
 
 DEADLINE_S = 15
 HERE = "127.0.0.1:0"
@@ -317,19 +317,9 @@ async def test_who_goes_through_one_takes_the_next_when_that_ends(tls: TlsFiles)
         settings = ZenohSettings(None, known, tls=tls, through_one=True)
         engine = await stack.enter_async_context(open_zenoh(settings))
         assert engine.dialled == first.listening
-        moved = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def on_event(event: zenoh.TransportEvent) -> None:
-            if event.kind == zenoh.SampleKind.PUT:
-                loop.call_soon_threadsafe(moved.set)
-
-        info = engine.session.info
-        listener = info.declare_transport_events_listener(on_event, history=False)
         await ending.aclose()
-        await moved.wait()
-        assert engine.dialled == second.listening
-        cast("Undeclares", listener).undeclare()
+        while engine.dialled != second.listening:  # noqa: ASYNC110 - its own event comes sooner
+            await asyncio.sleep(0.01)
 
 
 async def test_known_addresses_are_dialled_and_never_blamed(tls: TlsFiles) -> None:
