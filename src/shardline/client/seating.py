@@ -125,10 +125,12 @@ class Seating:
 
         Else who fails at once, and tries again, would keep the loop from noticing what is new.
         """
-        await asyncio.sleep(0)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await self._news.wait()
+        if self._news.is_set():
+            await asyncio.sleep(0)
+        else:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
         woken = self._news.is_set()
         self._news.clear()
         return woken
@@ -219,6 +221,8 @@ class Seating:
     async def post(self, node: NodeId, message: Message, segments: Sequence[Segment] = ()) -> None:
         """Send to a node; one that cannot be reached is gone, and the chain will be mended."""
         try:
+            if self._around.post.send_now(node, message, segments):
+                return
             async with asyncio.timeout(OPEN_S):
                 await self._around.post.send(node, message, segments)
         except (ShardlineError, TimeoutError) as error:

@@ -108,6 +108,10 @@ class Post(Protocol):
         """Deliver to a peer's handler, dialling it if needed."""
         ...
 
+    def send_now(self, peer: NodeId, message: Message, segments: Sequence[Segment] = ()) -> bool:
+        """As `send`, if that takes no wait; False if it would, and `send` must be used."""
+        ...
+
 
 class Surroundings(Protocol):
     """What a session asks of the swarm."""

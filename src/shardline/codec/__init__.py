@@ -2,7 +2,7 @@
 
 from shardline.codec.int8 import BLOCK
 from shardline.codec.raw import TensorHeader, dtype_name, to_bytes
-from shardline.codec.trees import Marker, Tree, exactly, pack, unpack
+from shardline.codec.trees import Marker, Reader, Tree, exactly, pack, unpack
 from shardline.codec.wires import WIRES, Encoder, Meter, coarsest, encoder, from_bytes
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Encoder",
     "Marker",
     "Meter",
+    "Reader",
     "TensorHeader",
     "Tree",
     "coarsest",

@@ -52,13 +52,13 @@ def to_bytes(tensor: torch.Tensor) -> tuple[TensorHeader, memoryview]:
 def elements_of(header: TensorHeader) -> int:
     """How many elements the header speaks of; raises PeerFault for a shape beyond the bounds."""
     shape = header.shape
-    if (
-        len(shape) > RANK_MAX
-        or any(size < 0 for size in shape)
-        or math.prod(max(1, size) for size in shape) > ELEMENTS_MAX  # beside a 0 too
-    ):
+    if len(shape) > RANK_MAX or min(shape, default=0) < 0:
         raise PeerFault(f"a tensor of shape {shape} is not accepted")
-    return math.prod(shape)
+    elements = math.prod(shape)
+    most = elements or math.prod(max(1, size) for size in shape)  # beside a 0 too
+    if most > ELEMENTS_MAX:
+        raise PeerFault(f"a tensor of shape {shape} is not accepted")
+    return elements
 
 
 def writable(data: bytes | bytearray | memoryview) -> bytearray | memoryview:
@@ -76,4 +76,5 @@ def from_bytes(header: TensorHeader, data: bytes | bytearray | memoryview) -> to
         raise PeerFault(f"{header.dtype} {header.shape} does not have {len(data)} bytes")
     if not elements:
         return torch.empty(header.shape, dtype=dtype)
-    return torch.frombuffer(writable(data), dtype=dtype).reshape(header.shape)
+    flat = torch.frombuffer(writable(data), dtype=dtype)
+    return flat.view(*header.shape) if header.shape else flat.reshape(())

@@ -7,7 +7,7 @@ from typing import NamedTuple, NewType
 
 __all__ = ["PROTOCOL", "NodeId", "Seat", "SessionId", "new_session_id", "short"]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of everything two nodes say to each other; raised with any change that breaks it."""
 
 NodeId = NewType("NodeId", str)

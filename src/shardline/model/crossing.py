@@ -22,7 +22,7 @@ from shardline.model.strides import laid, lie_of
 from shardline.model.trees import Leaf, Path, Tree, get, leaves, map_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "CACHE",
@@ -149,6 +149,31 @@ class Crossing:
         calls = tuple(self.calls[old] for old in kept)
         order = tuple(place[old] for old in rest)
         return Crossing(start, carried, calls, order, kept=self.kept)
+
+    def again(self, tensors: Mapping[int, torch.Tensor]) -> Crossing | None:
+        """The same step with other tensors of the same kinds, by the ids of its own.
+
+        None if it has some that are not named.
+        """
+
+        def swap(tree: Tree) -> Tree:
+            if isinstance(tree, torch.Tensor):
+                return tensors[id(tree)]
+            if type(tree) is dict:
+                items = cast("dict[str, Any]", tree).items()
+                return {key: swap(child) for key, child in items}
+            if type(tree) in {tuple, list}:
+                children = [swap(child) for child in tree]
+                return tuple(children) if type(tree) is tuple else children
+            return tree
+
+        try:
+            calls = tuple([Call(swap(call.args), swap(call.kwargs)) for call in self.calls])
+            return Crossing(
+                self.start, swap(self.carried), calls, self.order, self.ends, swap(self.kept)
+            )
+        except KeyError:
+            return None
 
     def to_tree(self) -> dict[str, Any]:
         """As plain data for the codec."""

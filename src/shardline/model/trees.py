@@ -6,7 +6,7 @@ tree `(args, kwargs)`, so `(1, "attention_mask")` is a keyword and `(0, 0)` the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -21,23 +21,28 @@ Tree = Any
 Leaf = Any
 
 
-def _children(tree: Tree) -> Iterator[tuple[int | str, Any]] | None:
-    """The branches of a node, or None for a leaf."""
-    if isinstance(tree, Mapping):
-        return iter(cast("Mapping[str, Any]", tree).items())
-    if isinstance(tree, tuple | list):
-        return iter(enumerate(cast("tuple[Any, ...]", tree)))
-    return None
+_PLAIN = frozenset({torch.Tensor, Marker, type(None), bool, int, float, str})
+"""Types of nearly all leaves; it takes long to find out that something is no mapping."""
 
 
-def leaves(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def leaves(tree: Tree, path: Path = ()) -> list[tuple[Path, Any]]:
     """Each leaf with its place, depth first."""
-    children = _children(tree)
-    if children is None:
-        yield path, tree
-        return
-    for key, child in children:
-        yield from leaves(child, (*path, key))
+    found: list[tuple[Path, Any]] = []
+    _collect(tree, path, found)
+    return found
+
+
+def _collect(tree: Tree, path: Path, found: list[tuple[Path, Any]]) -> None:
+    if type(tree) in _PLAIN:
+        found.append((path, tree))
+    elif isinstance(tree, Mapping):
+        for key, child in cast("Mapping[str, Any]", tree).items():
+            _collect(child, (*path, key), found)
+    elif isinstance(tree, tuple | list):
+        for index, child in enumerate(cast("tuple[Any, ...]", tree)):
+            _collect(child, (*path, index), found)
+    else:
+        found.append((path, tree))
 
 
 def get(tree: Tree, path: Path) -> Tree:
@@ -49,6 +54,8 @@ def get(tree: Tree, path: Path) -> Tree:
 
 def map_leaves(tree: Tree, change: Callable[[Path, Leaf], Leaf], path: Path = ()) -> Tree:
     """The same tree with each leaf changed; tuples stay tuples, mappings become plain dicts."""
+    if type(tree) in _PLAIN:
+        return change(path, tree)
     if isinstance(tree, Mapping):
         items = cast("Mapping[str, Any]", tree).items()
         return {key: map_leaves(child, change, (*path, key)) for key, child in items}

@@ -45,6 +45,10 @@ class Post(Protocol):
         """Deliver to a peer's handler, dialling it if needed."""
         ...
 
+    def send_now(self, peer: NodeId, message: Message, segments: Sequence[Segment] = ()) -> bool:
+        """As `send`, if that takes no wait; False if it would, and `send` must be used."""
+        ...
+
     def hang_up(self, peer: NodeId, error: ShardlineError) -> None:
         """End the channel to a peer that broke the protocol."""
         ...
@@ -188,11 +192,14 @@ class Outbox:
             place = seat.session, state.span.stop, step, state.caller
             attach, behind = state.attached if step == 1 else 0, state.behind
             message = Step(*place, spent, replay, attach, behind, state.slowest_us)
+        letter = to or state.caller, message, state.wiring.readable(out)
         try:
+            if self._post.send_now(*letter):
+                return
             async with asyncio.timeout(FORWARD_S) as patience:
                 state.patience = patience
                 try:
-                    await self._post.send(to or state.caller, message, state.wiring.readable(out))
+                    await self._post.send(*letter)
                 finally:
                     state.patience = None
         except Unsupported as error:

@@ -15,15 +15,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shardline.codec import unpack
+from shardline.codec import Reader
 from shardline.core.errors import SessionUnknown, ShardlineError, StepFailed
 from shardline.model import Crossing
 from shardline.node.gathering import Gathering
 from shardline.runtime import Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
+
+    import torch
 
     from shardline.core.clock import Clock
     from shardline.core.ids import NodeId, Seat
@@ -87,7 +89,7 @@ class Rounds:
         self._thread = thread
         self._clock = clock
         self._tally = tally
-        self._read = read
+        self._read = Reader(read, _again)
         self._lock = threading.Lock()
         self._new: list[_Asked] = []
         """What the next round finds; behind the lock."""
@@ -158,7 +160,7 @@ class Rounds:
         told: list[tuple[_Asked, Computed | ShardlineError]] = []
         for asked in new:
             try:
-                crossing = self._read(unpack(asked.segments))
+                crossing = self._read(asked.segments)
             except Exception as error:  # noqa: BLE001  (a task's supervisor)
                 told.append((asked, _failure(error)))
                 continue
@@ -248,6 +250,10 @@ class Rounds:
         if told:
             loop = told[0][0].future.get_loop()  # a node has one
             loop.call_soon_threadsafe(_settle_all, told)
+
+
+def _again(step: AnyCrossing, tensors: Mapping[int, torch.Tensor]) -> AnyCrossing | None:
+    return step.again(tensors) if isinstance(step, Crossing) else None
 
 
 def _settle_all(results: Sequence[tuple[_Asked, Computed | ShardlineError]]) -> None:

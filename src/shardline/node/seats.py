@@ -25,18 +25,18 @@ WANTED_S = 60.0
 """How long whoever was refused room counts as waiting for it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrived:
     """A step as it came, and from whom."""
 
     peer: NodeId
     message: Step
     segments: Sequence[Segment]
+    size_bytes: int = field(init=False)
+    """Of its segments, and a little for itself."""
 
-    @property
-    def size_bytes(self) -> int:
-        """Of its segments, and a little for itself."""
-        return 256 + sum(memoryview(segment).nbytes for segment in self.segments)
+    def __post_init__(self) -> None:
+        self.size_bytes = 256 + sum(map(len, self.segments))
 
 
 @dataclass(slots=True)

@@ -47,7 +47,7 @@ class Written:
     @property
     def size_bytes(self) -> int:
         """Of all segments."""
-        return sum(segment.nbytes for segment in self.segments)
+        return sum(map(len, self.segments))
 
 
 @dataclass(slots=True)

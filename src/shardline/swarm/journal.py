@@ -35,7 +35,7 @@ class Entry:
     @property
     def size_bytes(self) -> int:
         """Memory that keeping it takes."""
-        return ENTRY_BYTES + sum(memoryview(segment).nbytes for segment in self.segments)
+        return ENTRY_BYTES + sum(map(len, self.segments))
 
 
 @dataclass(slots=True)
@@ -68,9 +68,10 @@ class Journals:
         entry = Entry(step, tuple(segments))
         if only:
             self._shorten(notes, 0)
+        size_bytes = entry.size_bytes
         notes.entries.append(entry)
-        notes.size_bytes += entry.size_bytes
-        self._size_bytes += entry.size_bytes
+        notes.size_bytes += size_bytes
+        self._size_bytes += size_bytes
         while self._size_bytes > self._limit_bytes:
             largest = max(self._seats.values(), key=lambda kept: kept.size_bytes)
             if len(largest.entries) == 1:

@@ -1,21 +1,24 @@
 """A pipe with a finished handshake: messages go in and come out, sealed in between.
 
-A small frame is sealed and handed to the pipe within the call of `send`, without a task switch.
-A large one goes through the channel's own writer task and a worker thread, and everything sent
-after it queues behind, so that frames keep the order in which they were sealed.
+Small messages that are sent in one turn of the event loop, as a round's are, go in one frame when
+the turn is over: they share what sealing, the pipe and the peer's waking cost, and none takes a
+task switch. A large one goes through the channel's own writer task and a worker thread, and
+everything sent after it queues behind, so that frames keep the order in which they were sealed.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from shardline.core.errors import ForeignInvite, PeerFault, ProtocolMismatch
-from shardline.wire.frames import Frame, decode_frame, encode_frame
+from shardline.wire.frames import MESSAGES_MAX, Frame, decode_frame, encode_frame
 from shardline.wire.handshake import HANDSHAKE_BYTES_MAX, Initiator, Responder, refusal
 from shardline.wire.sealing import TAG_BYTES
+from shardline.wire.transport import ChannelClosed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,12 +31,16 @@ __all__ = ["Channel", "call", "welcome"]
 
 LARGE_BYTES: Final = 2**20
 """Frames from here on are sealed and opened in a worker thread: a MiB takes about 0.2 ms."""
+SMALL_BYTES: Final = 60 * 2**10
+"""Messages that share a frame are as large together at most, and leave at once: transports take
+64 KiB without a wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Queued:
     frame: Frame | bytes | bytearray
-    done: asyncio.Future[None]
+    done: asyncio.Future[None] | None
+    """None: nobody waits for it."""
 
 
 class Channel:
@@ -46,18 +53,28 @@ class Channel:
         self._sealer = established.sealer
         self._opener = established.opener
         self._frame_bytes_max = frame_bytes_max
+        self._held = bytearray()
+        """Messages of this turn of the loop, which will leave in one frame."""
+        self._held_count = 0
         self._queue: deque[_Queued] = deque()
+        """What the link could not take at once; nothing is held while there is any."""
         self._queued = asyncio.Event()
+        self._came: deque[tuple[Message, list[memoryview]]] = deque()
+        """The rest of the last frame."""
 
     async def send(
         self, message: Message, segments: Sequence[bytes | bytearray | memoryview] = ()
     ) -> None:
-        """Hand this over to the link; segments must not change until it returns.
+        """Hand this over to the link, now or at the end of this turn of the loop; segments must not
+        change until it returns.
 
         Raises ChannelClosed, or Unsupported for what fits no frame. A cancelled send may still
         arrive.
         """
         frame = encode_frame(message, segments, frame_bytes_max=self._frame_bytes_max)
+        if self._hold(frame):
+            return
+        self._send_held()
         if self._queue or frame.size_bytes > LARGE_BYTES:
             await self._enqueue(frame)
             return
@@ -65,11 +82,45 @@ class Channel:
         if not self._pipe.send_now(sealed):
             await self._enqueue(sealed)
 
+    def send_now(
+        self, message: Message, segments: Sequence[bytes | bytearray | memoryview] = ()
+    ) -> bool:
+        """As `send` for a small message and a link that takes it; False if `send` must be used."""
+        return self._hold(encode_frame(message, segments, frame_bytes_max=self._frame_bytes_max))
+
+    def _hold(self, frame: Frame) -> bool:
+        """Let this leave with what else is sent in this turn of the loop, if it can."""
+        if frame.size_bytes > SMALL_BYTES:
+            return False
+        if self._held_count == MESSAGES_MAX or len(self._held) + frame.size_bytes > SMALL_BYTES:
+            self._send_held()
+        if self._queue:
+            return False
+        if not self._held_count:
+            asyncio.get_running_loop().call_soon(self._send_held)
+        self._held_count += 1
+        for part in frame.parts:
+            self._held += part
+        return True
+
+    def _send_held(self) -> None:
+        """Seal and send what is held, if it was not sent before."""
+        if not self._held_count:
+            return
+        held, self._held, self._held_count = self._held, bytearray(), 0
+        sealed = self._sealer.seal((memoryview(held),), len(held))
+        taken = False
+        with suppress(ChannelClosed):  # the writer will meet it, and end the channel
+            taken = self._pipe.send_now(sealed)
+        if not taken:
+            self._queue.append(_Queued(sealed, None))
+            self._queued.set()
+
     async def _enqueue(self, frame: Frame | bytes | bytearray) -> None:
-        queued = _Queued(frame, asyncio.get_running_loop().create_future())
-        self._queue.append(queued)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Queued(frame, done))
         self._queued.set()
-        await queued.done
+        await done
 
     async def write(self) -> None:
         """Send what is queued, for as long as the channel lives; the channel's writer task."""
@@ -83,14 +134,14 @@ class Channel:
     async def _write_first(self, queued: _Queued) -> None:
         frame = queued.frame
         if isinstance(frame, Frame):
-            if queued.done.cancelled():  # given up before it was sealed: it never was
+            if queued.done and queued.done.cancelled():  # given up unsealed: it never was
                 return
             if frame.size_bytes > LARGE_BYTES:
                 frame = await asyncio.to_thread(self._sealer.seal, frame.parts, frame.size_bytes)
             else:
                 frame = self._sealer.seal(frame.parts, frame.size_bytes)
         await self._pipe.send(frame)
-        if not queued.done.done():
+        if queued.done and not queued.done.done():
             queued.done.set_result(None)
 
     async def receive(self) -> tuple[Message, list[memoryview]]:
@@ -98,18 +149,22 @@ class Channel:
 
         Raises ChannelClosed after the last one, PeerFault for anything that is none.
         """
-        sealed = await self._pipe.receive()
-        if len(sealed) > LARGE_BYTES:
-            frame = await asyncio.to_thread(self._opener.open, sealed)
-        else:
-            frame = self._opener.open(sealed)
-        return decode_frame(frame, frame_bytes_max=self._frame_bytes_max)
+        while not self._came:
+            sealed = await self._pipe.receive()
+            if len(sealed) > LARGE_BYTES:
+                frame = await asyncio.to_thread(self._opener.open, sealed)
+            else:
+                frame = self._opener.open(sealed)
+            self._came.extend(decode_frame(frame, frame_bytes_max=self._frame_bytes_max))
+        return self._came.popleft()
 
     def close(self, error: Exception) -> None:
         """End the pipe; whoever still waits to send gets `error`."""
+        self._send_held()
+        self._came.clear()
         self._pipe.close()
         for queued in self._queue:
-            if not queued.done.done():
+            if queued.done and not queued.done.done():
                 queued.done.set_exception(error)
 
 

@@ -1,10 +1,11 @@
-"""One message and its segments in one frame, and back; sans-I/O.
+"""Messages with their segments in one frame, and back; sans-I/O.
 
     u32 message bytes · u32 segments · u64 bytes of each segment · message · segments
 
-Integers are little-endian. Zeros pad the message and every segment to 16 bytes, so that a
-received segment is aligned for any tensor. All lengths are in front and are checked against the
-bounds and against the frame's own length before anything else is read: a frame has one reading.
+and so on for the next message. Integers are little-endian. Zeros pad each message and segment to 16
+bytes, so that a received segment is aligned for any tensor. All lengths are in front and are
+checked against the bounds and against what is left of the frame before anything else is read: a
+frame has one reading.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FRAME_BYTES_MAX",
     "HEADER_BYTES_MAX",
+    "MESSAGES_MAX",
     "SEGMENTS_MAX",
     "Frame",
     "decode_frame",
@@ -36,6 +38,9 @@ FRAME_BYTES_MAX: Final = 256 * 2**20
 HEADER_BYTES_MAX: Final = 64 * 2**10
 """The message alone; a Step that a thousand nodes have signed their time into is below."""
 SEGMENTS_MAX: Final = 4_096
+"""Of one message."""
+MESSAGES_MAX: Final = 64
+"""In one frame: a round's. More share a frame's cost among more, and hold the event loop longer."""
 
 ALIGN: Final = 16
 _LENGTHS = struct.Struct("<II")
@@ -91,29 +96,51 @@ def encode_frame(
 
 def decode_frame(
     frame: bytes | bytearray | memoryview, *, frame_bytes_max: int = FRAME_BYTES_MAX
-) -> tuple[Message, list[memoryview]]:
-    """The message and views of its segments (no copies); raises PeerFault for anything else."""
+) -> list[tuple[Message, list[memoryview]]]:
+    """The messages, each with views of its segments (no copies); raises PeerFault for anything
+    else.
+    """
     view = memoryview(frame)
     if not _LENGTHS.size <= len(view) <= frame_bytes_max:
         raise PeerFault(f"a frame of {len(view)} bytes")
-    body_bytes, count = _LENGTHS.unpack_from(view)
-    table_end = _LENGTHS.size + 8 * count
-    if body_bytes > HEADER_BYTES_MAX or count > SEGMENTS_MAX or table_end > len(view):
+    found: list[tuple[Message, list[memoryview]]] = []
+    at = 0
+    while at < len(view):
+        if len(found) == MESSAGES_MAX:
+            raise PeerFault(f"a frame with more than {MESSAGES_MAX} messages")
+        at, message, segments = _decode_one(view, at)
+        found.append((message, segments))
+    return found
+
+
+def _decode_one(view: memoryview, start: int) -> tuple[int, Message, list[memoryview]]:
+    """Where the message that begins here ends, and what it is."""
+    left = len(view) - start
+    if left < _LENGTHS.size:
+        raise PeerFault(f"a frame with {left} bytes too many")
+    body_bytes, count = _LENGTHS.unpack_from(view, start)
+    table = start + _LENGTHS.size
+    if (
+        body_bytes > HEADER_BYTES_MAX
+        or count > SEGMENTS_MAX
+        or _LENGTHS.size + 8 * count + body_bytes > left
+    ):
         raise PeerFault(f"a frame with {body_bytes} header bytes and {count} segments")
-    sizes: tuple[int, ...] = struct.unpack_from(f"<{count}Q", view, _LENGTHS.size)
-    starts: list[int] = []
-    end = table_end + body_bytes
+    sizes: tuple[int, ...] = struct.unpack_from(f"<{count}Q", view, table)
+    body = table + 8 * count
+    end = body + body_bytes
     gaps = [(end, end := end + _padding(end))]
+    segments: list[tuple[int, int]] = []
     for size in sizes:
-        starts.append(end)
-        end += size
-        gaps.append((end, end := end + _padding(size)))
-    if end != len(view):
+        stop = end + size
+        segments.append((end, stop))
+        gaps.append((stop, end := stop + _padding(stop)))
+    if end > len(view):
         raise PeerFault(f"a frame of {len(view)} bytes says that it has {end}")
-    if any(any(view[start:stop]) for start, stop in gaps):
+    if any(bytes(view[stop:upto]) != _ZEROS[: upto - stop] for stop, upto in gaps):
         raise PeerFault("a frame's padding is not empty")
     try:
-        message = decode_message(view[table_end : table_end + body_bytes])
+        message = decode_message(view[body : body + body_bytes])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PeerFault(f"a message cannot be read: {error}") from None
-    return message, [view[a : a + size] for a, size in zip(starts, sizes, strict=True)]
+    return end, message, [view[first:stop] for first, stop in segments]

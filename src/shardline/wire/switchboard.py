@@ -137,11 +137,12 @@ class Switchboard:
     ) -> None:
         """Hand a message over for this peer, dialling it if need be.
 
-        Returns when the link has it, not when it has arrived; segments must not change until
-        then. Messages of one sender to one peer stay in order as long as the peer is not lost.
-        The caller sets the deadline with `asyncio.timeout`. Raises NodeLost if the peer cannot be
-        reached, ForeignInvite, ProtocolMismatch or PeerFault if it is not one of ours, Unsupported
-        for what fits no frame. To ourselves it goes without a link.
+        Returns when the link has it, or will at the end of this turn of the loop, not when it has
+        arrived; segments must not change until it returns. Messages of one sender to one peer stay
+        in order as long as the peer is not lost. The caller sets the deadline with
+        `asyncio.timeout`. Raises NodeLost if the peer cannot be reached, ForeignInvite,
+        ProtocolMismatch or PeerFault if it is not one of ours, Unsupported for what fits no frame.
+        To ourselves it goes without a link.
         """
         known = self._peers.get(peer)
         if known is not None:
@@ -153,6 +154,19 @@ class Switchboard:
         else:
             channel = await self._connect(peer)
             await channel.send(message, segments)
+
+    def send_now(
+        self,
+        peer: NodeId,
+        message: Message,
+        segments: Sequence[bytes | bytearray | memoryview] = (),
+    ) -> bool:
+        """As `send`, if that takes no wait: for a small message to a peer that is connected.
+
+        False if it would, and `send` must be used. Raises Unsupported.
+        """
+        known = self._peers.get(peer)
+        return known is not None and known.channels[0].send_now(message, segments)
 
     async def ping(self, peer: NodeId) -> float:
         """The round trip to this peer and back in milliseconds, event loops included."""
@@ -211,7 +225,8 @@ class Switchboard:
         return task
 
     def _deliver_own(self, frame: bytearray) -> None:
-        self._on_message(self.me, *decode_frame(frame, frame_bytes_max=self._frame_bytes_max))
+        for found in decode_frame(frame, frame_bytes_max=self._frame_bytes_max):
+            self._on_message(self.me, *found)
 
     async def _connect(self, peer: NodeId) -> Channel:
         """The channel of the dial under way, or of a new one that no single caller can cancel."""

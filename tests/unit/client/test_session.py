@@ -79,6 +79,12 @@ class Around:
             raise NodeLost(f"{peer[:8]} is gone")
         await self.sent.put((peer, message, segments))
 
+    def send_now(self, peer: NodeId, message: Message, segments: Sequence[Segment] = ()) -> bool:
+        if peer in self.unreachable:
+            return False
+        self.sent.put_nowait((peer, message, segments))
+        return True
+
     def reads(self, node: NodeId) -> Collection[str]:
         return ("raw",) if node in self.exact else WIRES
 

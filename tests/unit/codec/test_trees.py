@@ -1,4 +1,5 @@
 import contextlib
+from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
@@ -7,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardline.codec import Marker, Tree, pack, unpack
-from shardline.codec.trees import DEPTH_MAX
+from shardline.codec import Marker, Reader, Tree, pack, unpack
+from shardline.codec.trees import DEPTH_MAX, KNOWN_BYTES_MAX, KNOWN_MAX
 from shardline.core.errors import PeerFault
 
 DTYPES = [
@@ -165,3 +166,80 @@ def test_a_tensor_that_was_not_sent_cannot_be_named() -> None:
     structure = msgspec.msgpack.encode([[["raw", "float32", [1]]], ["t", 1]])
     with pytest.raises(PeerFault, match="tensor 1 of 1"):
         unpack([structure, b"\x00" * 4])
+
+
+def swapped(tree: Tree, tensors: Mapping[int, torch.Tensor]) -> Tree:
+    if isinstance(tree, torch.Tensor):
+        return tensors[id(tree)]
+    if isinstance(tree, dict):
+        return {key: swapped(child, tensors) for key, child in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(swapped(child, tensors) for child in tree)
+    return tree
+
+
+class Reading:
+    """A reader of plain trees, and how often it made one anew."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.read = Reader(self._make, swapped)
+
+    def _make(self, tree: Tree) -> Tree:
+        self.made += 1
+        return tree
+
+
+@given(trees, st.integers(1, 5))
+@settings(max_examples=100)
+def test_a_reader_gives_what_unpack_gives_though_it_knows_the_structure(
+    tree: Tree, factor: int
+) -> None:
+    reading = Reading()
+    for each in ((tree,), (_scaled(tree, factor),), (tree,)):
+        assert same(reading.read(sent(each)), unpack(sent(each)))
+    assert reading.made == 1
+
+
+def _scaled(tree: Tree, factor: int) -> Tree:
+    if isinstance(tree, torch.Tensor):
+        return (tree.float() * factor).to(tree.dtype) if tree.is_floating_point() else tree
+    if isinstance(tree, dict):
+        return {key: _scaled(child, factor) for key, child in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_scaled(child, factor) for child in tree)
+    return tree
+
+
+def test_a_known_structure_with_other_lengths_is_the_peers_fault() -> None:
+    reading = Reading()
+    good = sent((torch.zeros(3), Marker("cache")))
+    reading.read(good)
+    for bad in ([good[0]], [*good, b"more"], [good[0], good[1] + b"xxxx"], [good[0], b""], []):
+        with pytest.raises(PeerFault):
+            reading.read(bad)
+
+
+def test_a_reader_keeps_neither_large_trees_nor_many() -> None:
+    reading = Reading()
+    large = sent(torch.zeros(KNOWN_BYTES_MAX, dtype=torch.uint8))
+    for _ in range(2):
+        reading.read(large)
+    assert reading.made == 2
+    for size in range(KNOWN_MAX + 1):
+        reading.read(sent(torch.zeros(size)))
+    reading.made = 0
+    reading.read(sent(torch.zeros(KNOWN_MAX)))
+    assert reading.made == 0
+    reading.read(sent(torch.zeros(0)))
+    assert reading.made == 1
+
+
+def test_what_is_no_tree_of_its_reader_is_not_known_later() -> None:
+    def refuse(tree: Tree) -> Tree:
+        raise PeerFault(str(tree))
+
+    read = Reader(refuse, swapped)
+    for _ in range(2):
+        with pytest.raises(PeerFault):
+            read(sent(1))

@@ -67,6 +67,12 @@ class Post:
             raise NodeLost(f"no way to {peer[:4]}")
         self.sent.append((peer, message, [bytes(segment) for segment in segments]))
 
+    def send_now(self, peer: NodeId, message: Message, segments: Sequence[Segment] = ()) -> bool:
+        if peer in self.stuck | self.dead:
+            return False
+        self.sent.append((peer, message, [bytes(segment) for segment in segments]))
+        return True
+
     def hang_up(self, peer: NodeId, error: ShardlineError) -> None:
         del error
         self.hung_up.append(peer)

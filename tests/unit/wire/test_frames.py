@@ -26,6 +26,7 @@ from shardline.wire import (
     decode_frame,
     encode_frame,
 )
+from shardline.wire.frames import MESSAGES_MAX
 
 NODE = NodeId("ab" * 32)
 SESSION = SessionId("cd" * 16)
@@ -77,9 +78,34 @@ def frame_of(message: Message, parts: list[bytes]) -> bytes:
 
 @given(messages, segments)
 def test_a_frame_gives_its_message_and_segments_back(message: Message, sent: list[bytes]) -> None:
-    back, received = decode_frame(bytearray(frame_of(message, sent)))
-    assert back == message
-    assert received == sent
+    assert decode_frame(bytearray(frame_of(message, sent))) == [(message, sent)]
+
+
+@given(st.lists(st.tuples(messages, segments), min_size=1, max_size=8))
+def test_messages_behind_each_other_are_one_frame(sent: list[tuple[Message, list[bytes]]]) -> None:
+    frame = b"".join(frame_of(*one) for one in sent)
+    assert decode_frame(bytearray(frame)) == sent
+
+
+@given(st.lists(st.tuples(messages, segments), min_size=2, max_size=4), st.data())
+def test_a_changed_frame_of_several_is_refused_or_read_within_it(
+    sent: list[tuple[Message, list[bytes]]], data: st.DataObject
+) -> None:
+    frame = bytearray(b"".join(frame_of(*one) for one in sent))
+    frame[data.draw(st.integers(0, len(frame) - 1))] ^= data.draw(st.integers(1, 255))
+    cut = frame[: data.draw(st.integers(0, len(frame)))]
+    try:
+        found = decode_frame(cut)
+    except PeerFault:
+        return
+    assert sum(len(part) for _, parts in found for part in parts) <= len(cut)
+
+
+def test_only_so_many_messages_are_in_a_frame() -> None:
+    one = frame_of(Ping(1), [])
+    assert len(decode_frame(one * MESSAGES_MAX)) == MESSAGES_MAX
+    with pytest.raises(PeerFault, match="more than"):
+        decode_frame(one * (MESSAGES_MAX + 1))
 
 
 @given(st.binary(max_size=300))
@@ -106,7 +132,7 @@ def test_a_changed_header_is_refused_or_read_within_the_frame(
     frame = bytearray(frame_of(message, sent))
     frame[data.draw(st.integers(0, len(frame) - 1))] ^= data.draw(st.integers(1, 255))
     try:
-        _, received = decode_frame(frame)
+        ((_, received),) = decode_frame(frame)
     except PeerFault:
         return
     assert sum(map(len, received)) <= len(frame)
@@ -114,7 +140,7 @@ def test_a_changed_header_is_refused_or_read_within_the_frame(
 
 def test_segments_are_writable_aligned_views_of_the_frame() -> None:
     frame = bytearray(frame_of(Ping(1), [b"abc", b"defgh"]))
-    _, received = decode_frame(frame)
+    ((_, received),) = decode_frame(frame)
     received[1][0] = ord("x")
     assert frame.count(b"xefgh") == 1
     assert frame.index(b"xefgh") % 16 == 0
@@ -168,4 +194,4 @@ def test_padding_that_hides_something_is_a_peers_fault() -> None:
 def test_a_failure_carries_its_errors_name_and_a_text_that_fits() -> None:
     failed = Failed.of(SESSION, None, NODE, StepFailed("y" * 5_000))
     assert (failed.kind, len(failed.text)) == ("StepFailed", 2_000)
-    assert decode_frame(frame_of(failed, []))[0] == failed
+    assert decode_frame(frame_of(failed, [])) == [(failed, [])]

@@ -50,7 +50,7 @@ SLOW_S: Final = 0.005
 """A publication that took longer shows a full link: the next frames go by the worker thread."""
 INLINE_WINDOW_BYTES: Final = 256 * 2**10
 """Bytes published on the loop since the peer's last mark; the buffers of a link take as many."""
-MARK_BYTES: Final = 64 * 2**10
+MARK_BYTES: Final = 128 * 2**10
 """A reader marks each time it has read as much."""
 _HEX: Final = frozenset("0123456789abcdef")
 _PEER_DIGITS: Final = 64
