@@ -39,8 +39,7 @@ SMALL_BYTES: Final = 60 * 2**10
 @dataclass(frozen=True, slots=True)
 class _Queued:
     frame: Frame | bytes | bytearray
-    done: asyncio.Future[None] | None
-    """None: nobody waits for it."""
+    done: asyncio.Future[None]
 
 
 class Channel:
@@ -113,14 +112,19 @@ class Channel:
         with suppress(ChannelClosed):  # the writer will meet it, and end the channel
             taken = self._pipe.send_now(sealed)
         if not taken:
-            self._queue.append(_Queued(sealed, None))
-            self._queued.set()
+            self._enqueue(sealed)
 
-    async def _enqueue(self, frame: Frame | bytes | bytearray) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Queued(frame, done))
+    def _enqueue(self, frame: Frame | bytes | bytearray) -> asyncio.Future[None]:
+        queued = _Queued(frame, asyncio.get_running_loop().create_future())
+        self._queue.append(queued)
         self._queued.set()
-        await done
+        return queued.done
+
+    async def drain(self) -> None:
+        """Wait until the link has all that was sent before, or the channel is over."""
+        self._send_held()
+        if self._queue:
+            await asyncio.wait([self._queue[-1].done])
 
     async def write(self) -> None:
         """Send what is queued, for as long as the channel lives; the channel's writer task."""
@@ -134,14 +138,14 @@ class Channel:
     async def _write_first(self, queued: _Queued) -> None:
         frame = queued.frame
         if isinstance(frame, Frame):
-            if queued.done and queued.done.cancelled():  # given up unsealed: it never was
+            if queued.done.cancelled():  # given up before it was sealed: it never was
                 return
             if frame.size_bytes > LARGE_BYTES:
                 frame = await asyncio.to_thread(self._sealer.seal, frame.parts, frame.size_bytes)
             else:
                 frame = self._sealer.seal(frame.parts, frame.size_bytes)
         await self._pipe.send(frame)
-        if queued.done and not queued.done.done():
+        if not queued.done.done():
             queued.done.set_result(None)
 
     async def receive(self) -> tuple[Message, list[memoryview]]:
@@ -164,8 +168,9 @@ class Channel:
         self._came.clear()
         self._pipe.close()
         for queued in self._queue:
-            if queued.done and not queued.done.done():
+            if not queued.done.done():
                 queued.done.set_exception(error)
+                queued.done.exception()  # maybe nobody waits for it
 
 
 async def call(pipe: Pipe, identity: Identity, frame_bytes_max: int) -> Channel:

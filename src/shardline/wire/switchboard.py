@@ -14,6 +14,7 @@ import asyncio
 import logging
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +43,8 @@ HALF_OPEN_MAX: Final = 64
 """Callers that may be in their handshake at once; callers beyond are hung up on."""
 CHANNELS_MAX: Final = 4
 """Channels to one peer: two come from dialling each other at once, more are not needed."""
+LAST_WORDS_S: Final = 1.0
+"""For full links to take what was sent, when this node leaves; more holds up the leaving."""
 
 _log = logging.getLogger(__name__)
 
@@ -123,6 +126,10 @@ class Switchboard:
         traceback: TracebackType | None,
     ) -> None:
         self._on_lost = None
+        channels = [channel for peer in self._peers.values() for channel in peer.channels]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await asyncio.gather(*(channel.drain() for channel in channels))
         for peer in self.peers:
             self.hang_up(peer, ChannelClosed("this node is leaving"))
         for task in self._tasks:

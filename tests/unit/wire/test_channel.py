@@ -163,3 +163,28 @@ async def test_nothing_more_of_a_frame_comes_once_its_channel_is_closed(channel:
     await channel.receive()
     channel.close(ChannelClosed("a peer's fault"))
     assert await come(channel) == []
+
+
+async def test_a_full_link_takes_what_is_held_before_the_end(channel: Channel, pipe: Pipe) -> None:
+    pipe.full = True
+    writing = asyncio.create_task(channel.write())
+    await channel.send(Close(SESSION))
+    draining = asyncio.create_task(channel.drain())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not draining.done()
+    pipe.free.set()
+    async with asyncio.timeout(DEADLINE_S):
+        await draining
+    assert await come(channel) == [(Close(SESSION), [])]
+    writing.cancel()
+
+
+async def test_nobody_drains_what_is_over(channel: Channel, pipe: Pipe) -> None:
+    pipe.full = True
+    await channel.send(Close(SESSION))
+    draining = asyncio.create_task(channel.drain())
+    await asyncio.sleep(0)
+    channel.close(ChannelClosed("over"))
+    async with asyncio.timeout(DEADLINE_S):
+        await draining
