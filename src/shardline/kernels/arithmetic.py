@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from shardline.kernels import laying
+from shardline.kernels.rounding import rounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,22 +21,6 @@ __all__ = ["BF16", "HALVES", "INT8", "Arithmetic"]
 
 HALVES: Final = (0, 1)
 """Of a panel of outputs: two registers of 16 sums."""
-
-ROUNDED: Final = """
-; To bfloat16 as torch rounds: to the nearest, to even; what is no number stays none.
-define internal <16 x i16> @rounded(<16 x float> %x) alwaysinline {
-  %bits = bitcast <16 x float> %x to <16 x i32>
-  %last = lshr <16 x i32> %bits, splat (i32 16)
-  %odd = and <16 x i32> %last, splat (i32 1)
-  %half = add <16 x i32> %odd, splat (i32 32767)
-  %up = add <16 x i32> %bits, %half
-  %none = fcmp uno <16 x float> %x, zeroinitializer
-  %sure = select <16 x i1> %none, <16 x i32> splat (i32 -1), <16 x i32> %up
-  %top = lshr <16 x i32> %sure, splat (i32 16)
-  %short = trunc <16 x i32> %top to <16 x i16>
-  ret <16 x i16> %short
-}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +50,8 @@ class Arithmetic:
     the second. Few rows wait for memory, many compute."""
     rows: tuple[str, ...]
     """Of which types rows may be."""
+    lies: bool
+    """Whether a lone row is read where it lies."""
     head: str
     """What lays rows of these types into tiles, and what else `stored` needs."""
     stored: Callable[[int], str]
@@ -151,7 +138,7 @@ def _int8_stored(rows: int) -> str:
         at = f"{row}.{half}"
         lines += [
             f"  %out.short.{at} = getelementptr i8, ptr %out.place.{row}, i64 {32 * half}",
-            f"  %short.{at} = call <16 x i16> @rounded({lanes} %whole.{at})",
+            f"  %short.{at} = call <16 x i16> @rounded.16({lanes} %whole.{at})",
             f"  store <16 x i16> %short.{at}, ptr %out.short.{at}, align 2",
         ]
     return "\n".join([*lines, "  ret void"])
@@ -171,6 +158,7 @@ BF16: Final = Arithmetic(
     ahead_few=(4096, 3),
     ahead=(16384, 2),
     rows=("bfloat16",),
+    lies=True,
     head=laying.copied(),
     stored=_bf16_stored,
 )
@@ -189,6 +177,7 @@ INT8: Final = Arithmetic(
     ahead_few=(2048, 2),
     ahead=(8192, 2),
     rows=("bfloat16", "float32"),
-    head=laying.quantised() + ROUNDED,
+    lies=False,
+    head=laying.quantised() + rounded(16),
     stored=_int8_stored,
 )

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from shardline.kernels.arithmetic import HALVES
-from shardline.kernels.laying import ROWS
+from shardline.kernels.laying import ROWS, SLACK_BYTES
+from shardline.kernels.spreading import SPREAD
 
 if TYPE_CHECKING:
     from shardline.kernels.arithmetic import Arithmetic
@@ -24,22 +25,31 @@ FEW: Final = 4
 """Rows: for so many, `ahead_few` is how far weights are asked for."""
 STEP: Final = 7
 """A step's 128 bytes of a panel, as a shift."""
+HELD: Final = ("all", "weights", "beside", "steps", "stretch")
+JOB: Final = (
+    "weights", "beside", "steps", "stretch", "inputs", "outputs", "of.rows", "rows", "each",
+)  # fmt: skip
 POINTERS: Final = ("inputs", "weights", "outputs", "beside", "of.rows")
-NUMBERS: Final = ("rows", "steps", "stretch", "all", "each")
+EACH: Final = {"bfloat16": 2, "float32": 4}
+"""Bytes of a number."""
 
 HEAD: Final = """
-declare i32 @omp_get_num_threads()
-declare i32 @omp_get_thread_num()
+declare noalias ptr @malloc(i64)
+declare void @free(ptr)
 """
 
 WALK: Final = """
-; What is asked: inputs, weights, outputs, what outputs have besides, what rows have; rows, steps,
-; steps of a stretch, panels, bytes of a result.
-%job = type {{ ptr, ptr, ptr, ptr, ptr, i64, i64, i64, i64, i64 }}
+; Of a weight, for good: panels, weights, what outputs have besides, steps, steps of a stretch.
+%held = type {{ i64, ptr, ptr, i64, i64 }}
+
+; What is asked: panels, the weight's own, inputs, outputs, what rows have, rows, a result's bytes.
+%job = type {{ %work, ptr, ptr, i64, i64, ptr, ptr, ptr, i64, i64 }}
 
 ; The panels [%first, %stop), each by all tiles of rows.
 define internal void @panels(ptr %job, i64 %first, i64 %stop) {{
 begin:
+  %all.place = getelementptr %work, ptr %job, i32 0, i32 1
+  %all = load i64, ptr %all.place
 {fields}
   %column = shl i64 %each, 5
   %width = mul i64 %all, %column
@@ -82,30 +92,54 @@ panel.done:
 done:
   ret void
 }}
+"""
 
-; All of it, on the thread that asks.
-define void @alone(ptr %job) {{
-  %place = getelementptr %job, ptr %job, i32 0, i32 8
-  %all = load i64, ptr %place
-  call void @panels(ptr %job, i64 0, i64 %all)
-  ret void
-}}
-
-; One thread's part of it, on each thread of a team.
-define void @part(ptr %job) {{
-  %place = getelementptr %job, ptr %job, i32 0, i32 8
-  %all = load i64, ptr %place
-  %n32 = call i32 @omp_get_num_threads()
-  %i32 = call i32 @omp_get_thread_num()
-  %n = zext i32 %n32 to i64
-  %i = zext i32 %i32 to i64
-  %i.next = add i64 %i, 1
-  %low = mul i64 %all, %i
-  %high = mul i64 %all, %i.next
-  %first = udiv i64 %low, %n
-  %stop = udiv i64 %high, %n
-  call void @panels(ptr %job, i64 %first, i64 %stop)
-  ret void
+PRODUCT: Final = """
+; So many rows, made so many, times a weight: 1. If inputs are looked at and one is larger than
+; `most` or no number, 0; without memory to lay them in, 2. No number as `most` takes any.
+define i32 @product.{name}(ptr %held, ptr %x, ptr %outputs, i64 %given, i64 %rows, float %most,
+    i32 %threads) {{
+begin:
+  %job = alloca %job
+{fields}
+  %each = add i64 0, {each}
+  %lone = icmp ule i64 %rows, {lone}
+  br i1 %lone, label %multiply, label %lay
+lay:
+  %elements = mul i64 %rows, %steps
+  %tiles.bytes = shl i64 %elements, 2
+  %tiles.all = add i64 %tiles.bytes, {slack}
+  %scales.bytes = shl i64 %rows, 2
+  %bytes = add i64 %tiles.all, %scales.bytes
+  %tiles = call ptr @malloc(i64 %bytes)
+  %none = icmp eq ptr %tiles, null
+  br i1 %none, label %done, label %given.memory
+given.memory:
+  %scales = getelementptr i8, ptr %tiles, i64 %tiles.all
+  %peak = call float @lay.{name}(ptr %x, ptr %tiles, ptr %scales, i64 %given, i64 %rows,
+    i64 %steps)
+  %within = fcmp ole float %peak, %most
+  %any = fcmp uno float %most, %most
+  %go = or i1 %within, %any
+  br i1 %go, label %multiply, label %laid
+multiply:
+  %inputs = phi ptr [ %x, %begin ], [ %tiles, %given.memory ]
+  %of.rows = phi ptr [ null, %begin ], [ %scales, %given.memory ]
+  %taken = phi ptr [ null, %begin ], [ %tiles, %given.memory ]
+  store ptr @panels, ptr %job
+  %all.put = getelementptr %work, ptr %job, i32 0, i32 1
+  store i64 %all, ptr %all.put
+{puts}
+  call void @spread(ptr %job, i32 %threads)
+  br label %laid
+laid:
+  %multiplied = phi i32 [ 0, %given.memory ], [ 1, %multiply ]
+  %free = phi ptr [ %tiles, %given.memory ], [ %taken, %multiply ]
+  call void @free(ptr %free)
+  br label %done
+done:
+  %found = phi i32 [ 2, %lay ], [ %multiplied, %laid ]
+  ret i32 %found
 }}
 """
 
@@ -154,16 +188,44 @@ store:
 
 
 def source(arithmetic: Arithmetic) -> str:
-    """The whole module: `alone` and `part` of a job, and `lay.…` for its inputs."""
+    """The whole module: `product.…` for inputs of each type."""
     tiles = [_tile(arithmetic, rows) for rows in range(1, ROWS + 1)]
-    return arithmetic.head + HEAD + "".join(tiles) + _walk(arithmetic)
+    products = [_product(arithmetic, name) for name in arithmetic.rows]
+    parts = [SPREAD, HEAD, arithmetic.head, *tiles, _walk(arithmetic), *products]
+    return "".join(parts)
+
+
+def _product(arithmetic: Arithmetic, name: str) -> str:
+    fields = [
+        f"{_place('held', field, at)}\n  %{field} = load {_type(field)}, ptr %{field}.place"
+        for at, field in enumerate(HELD)
+    ]
+    puts = [
+        f"{_place('job', field, at, 'put')}\n  store {_type(field)} %{field}, ptr %{field}.put"
+        for at, field in enumerate(JOB, 1)
+    ]
+    return PRODUCT.format(
+        name=name,
+        fields="\n".join(fields),
+        puts="\n".join(puts),
+        each=EACH[name],
+        lone=int(arithmetic.lies),
+        slack=SLACK_BYTES,
+    )
+
+
+def _place(struct: str, field: str, at: int, name: str = "place") -> str:
+    return f"  %{field}.{name} = getelementptr %{struct}, ptr %{struct}, i32 0, i32 {at}"
+
+
+def _type(field: str) -> str:
+    return "ptr" if field in POINTERS else "i64"
 
 
 def _walk(arithmetic: Arithmetic) -> str:
     fields = [
-        f"  %{name}.place = getelementptr %job, ptr %job, i32 0, i32 {index}\n"
-        f"  %{name} = load {'ptr' if name in POINTERS else 'i64'}, ptr %{name}.place"
-        for index, name in enumerate(POINTERS + NUMBERS)
+        f"{_place('job', field, at)}\n  %{field} = load {_type(field)}, ptr %{field}.place"
+        for at, field in enumerate(JOB, 1)
     ]
     given = (
         "ptr %in, ptr %mine, i64 %pace, i64 %steps, i64 %stretch, ptr %out, i64 %width, i64 %each,"

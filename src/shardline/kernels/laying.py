@@ -23,7 +23,8 @@ TINY: Final = 2.0**-100
 LAY: Final = """
 ; %rows rows, {step} bytes a step, into tiles: those that are given, and after the last the first
 ; again. Gives the largest of what each row gives.
-define float @lay.{name}(ptr %from, ptr %to, ptr %of.rows, i64 %given, i64 %rows, i64 %steps) {{
+define internal float @lay.{name}(ptr %from, ptr %to, ptr %of.rows, i64 %given, i64 %rows,
+    i64 %steps) {{
 begin:
   %over = add i64 %rows, {most}
   %tiles = udiv i64 %over, {rows}

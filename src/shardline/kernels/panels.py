@@ -2,18 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import ctypes
+from math import nan
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from shardline.kernels.code import OUTPUTS
-from shardline.kernels.compiling import compiled
+from shardline.kernels.company import in_company
+from shardline.kernels.compiling import compiled, functions
 from shardline.kernels.memory import lasting
 
 if TYPE_CHECKING:
     from shardline.kernels.arithmetic import Arithmetic
 
-__all__ = ["in_panels", "of_panels", "takes"]
+__all__ = ["Held", "in_panels", "of_panels", "takes"]
+
+BEYOND: Final = 0
+NO_MEMORY: Final = 2
+"""What a product tells that did not multiply."""
+
+
+class Held:
+    """A weight in panels, what its outputs have besides, and products with it."""
+
+    def __init__(
+        self, panels: torch.Tensor, beside: torch.Tensor, stretch: int, arithmetic: Arithmetic
+    ) -> None:
+        count, steps, outputs, each = panels.shape
+        self.outputs, self.inputs = count * outputs, steps * each
+        self._panels, self._beside = panels, beside
+        fields = count, panels.data_ptr(), beside.data_ptr(), steps, stretch // each
+        self._fields = (ctypes.c_int64 * len(fields))(*fields)
+        self._fields_at = ctypes.addressof(self._fields)
+        self._products = functions(arithmetic)
+
+    def _times(self, x: torch.Tensor, most: float = nan) -> torch.Tensor | None:
+        """Rows (…, inputs) -> (…, outputs); None if an input is larger than `most`, or none."""
+        *before, inputs = x.shape
+        product = self._products.get(x.dtype)
+        if inputs != self.inputs or product is None:
+            wanted = "floats" if len(self._products) > 1 else "bfloat16"
+            raise ValueError(f"{x.dtype} rows of {inputs}, not {wanted} of {self.inputs}")
+        rows = x.numel() // inputs
+        many, x = in_company(rows), x.contiguous()
+        shape = (*before, self.outputs)
+        out = x.new_empty(shape if many == rows else (many, self.outputs))
+        if rows:
+            places = self._fields_at, x.data_ptr(), out.data_ptr()
+            done = product(*places, rows, many, most, torch.get_num_threads())
+            if done == BEYOND:
+                return None
+            if done == NO_MEMORY:
+                raise MemoryError(f"no room to lay {rows} rows of {inputs}")
+        return out if many == rows else out.resize_(shape)
 
 
 def takes(weights: torch.Tensor, arithmetic: Arithmetic) -> bool:
