@@ -1,6 +1,16 @@
-"""Products of few rows with many weights, at the speed of the memory."""
+"""Products of few rows with many weights, and what lies between, at the speed of the memory."""
 
+from shardline.kernels.gating import can_gate, gated, table_of
+from shardline.kernels.normalising import can_normalise, normalised
 from shardline.kernels.product import Panels
 from shardline.kernels.product8 import Panels8
 
-__all__ = ["Panels", "Panels8"]
+__all__ = [
+    "Panels",
+    "Panels8",
+    "can_gate",
+    "can_normalise",
+    "gated",
+    "normalised",
+    "table_of",
+]

@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache
 from shardline.codec import Marker
 from shardline.core.errors import Unsupported
 from shardline.model.crossing import CACHE, Call, Crossing, Returned, carried_marker, kept_marker
+from shardline.model.fusing import fuse
 from shardline.model.ghost import (
     check_ghost,
     extend_ghost,
@@ -288,6 +289,7 @@ def load_ends(
     model = load_part(plan, part, lambda block: block is None, dtype=dtype, device=device)
     if can_pack(dtype, device):
         pack_head(model)
+        fuse(model)
     if model.can_generate():
         model.generation_config = read_generation(plan.model_dir) or model.generation_config
         model.generation_config.disable_compile = True

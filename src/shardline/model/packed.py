@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from shardline.kernels import Panels
+from shardline.model.fusing import fuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,13 +100,14 @@ def products(dtype: torch.dtype, device: torch.device) -> str:
 
 
 def pack(block: nn.Module) -> None:
-    """Pack, in place, what gains by it; the rest is copied, so that no file stays mapped."""
+    """Pack and fuse, in place, what gains by it; the rest is copied: no file stays mapped."""
     for parent in list(block.modules()):
         for name, child in cast("Iterable[tuple[str, nn.Module]]", list(parent.named_children())):
             if _gains(child):
                 setattr(parent, name, PackedLinear(cast("nn.Linear", child)))
     for parameter in block.parameters():
         parameter.data = parameter.data.clone()
+    fuse(block)
 
 
 def pack_head(model: nn.Module) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from shardline.core.errors import Unsupported
+from shardline.model.fusing import fuse
 from shardline.model.int4 import GroupInt4
 from shardline.model.int8 import MixedInt8
 from shardline.model.int8_weight import WeightInt8
@@ -109,6 +110,7 @@ class Weights:
             setattr(place.owner, place.name, made)
         for parameter in block.parameters():
             parameter.data = parameter.data.clone()
+        fuse(block)
 
     def _linear(self, place: _Place) -> QuantisedLinear:
         weight, bias = place.weight, getattr(place.owner, place.name).bias

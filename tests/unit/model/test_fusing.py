@@ -1,0 +1,158 @@
+"""Modules that are done in one go: which they are, and that nothing else of them changes."""
+
+import copy
+import gc
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRMSNorm
+from transformers.models.llama.configuration_llama import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+from shardline.kernels import can_gate
+from shardline.model import fusing
+from shardline.model.fusing import fuse
+from shardline.model.packed import PackedLinear
+
+BF16 = torch.bfloat16
+NORMS = [LlamaRMSNorm, Qwen3RMSNorm, T5LayerNorm, GptOssRMSNorm, Gemma3RMSNorm]
+MLPS = [LlamaMLP, Qwen2MLP]
+
+here = pytest.mark.skipif(not can_gate(), reason="the texts are not for this processor")
+
+
+def norm(kind: Any, width: int = 64) -> Any:
+    made = kind(width)
+    nn.init.normal_(made.weight)
+    return made.to(BF16)
+
+
+def mlp(kind: Any, activation: str = "silu") -> Any:
+    return kind(LlamaConfig(hidden_size=32, intermediate_size=96, hidden_act=activation)).to(BF16)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which of our functions were called."""
+    calls: list[str] = []
+    for name in ("normalised", "gated"):
+        ours = getattr(fusing, name)
+
+        def call(*given: Any, ours: Any = ours, name: str = name) -> torch.Tensor:
+            calls.append(name)
+            return ours(*given)
+
+        monkeypatch.setattr(fusing, name, call)
+    return calls
+
+
+@here
+@pytest.mark.parametrize("kind", NORMS)
+def test_norms_have_the_bits_of_their_own_forward(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, plain, x = counted(monkeypatch), norm(kind), torch.randn(2, 3, 64).to(BF16)
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    with torch.no_grad():
+        assert torch.equal(fused(x), plain(x))
+    assert calls == ["normalised"]
+    assert isinstance(fused, kind)
+    assert repr(fused) == repr(plain)
+    assert list(fused.state_dict()) == ["weight"]
+
+
+@here
+@pytest.mark.parametrize("kind", MLPS)
+@pytest.mark.parametrize("activation", ["silu", "gelu_pytorch_tanh"])
+def test_gates_have_the_bits_of_their_own_forward(
+    kind: Any, activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, plain = counted(monkeypatch), mlp(kind, activation)
+    fused, x = copy.deepcopy(plain), torch.randn(2, 3, 32).to(BF16)
+    fuse(fused)
+    for layer in ("gate_proj", "up_proj", "down_proj"):
+        setattr(plain, layer, PackedLinear(getattr(plain, layer)))
+        setattr(fused, layer, getattr(plain, layer))
+    with torch.no_grad():
+        assert torch.equal(fused(x), plain(x))
+    assert calls == ["gated"]
+    assert repr(fused) == repr(plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
+def test_what_needs_gradients_or_is_not_bfloat16_goes_its_own_way(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = counted(monkeypatch)
+    plain = nn.Sequential(norm(LlamaRMSNorm, 32), mlp(LlamaMLP))
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    x = torch.randn(3, 32, dtype=dtype)
+    for model in (plain, fused):
+        model.to(dtype)
+    with torch.set_grad_enabled(dtype == BF16):
+        assert torch.equal(fused(x), plain(x))
+        if dtype == BF16:
+            fused(x).sum().backward()
+            assert fused[0].weight.grad is not None
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        nn.LayerNorm(64, dtype=BF16),
+        nn.RMSNorm(64, dtype=BF16),
+        norm(LlamaRMSNorm, 63),
+        LlamaRMSNorm(64),
+        norm(LlamaRMSNorm).to("meta"),
+        mlp(LlamaMLP, "gelu"),
+    ],
+)
+def test_others_are_left(other: nn.Module) -> None:
+    kind = type(other)
+    fuse(other)
+    assert type(other) is kind
+
+
+def test_a_class_that_does_more_is_left() -> None:
+    class Clipped(LlamaRMSNorm):
+        def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+            return super().forward(hidden_states).clamp(-1, 1)
+
+    class Otherwise(Gemma3RMSNorm):
+        def _norm(self, x: torch.Tensor) -> torch.Tensor:
+            return x / x.abs().amax(-1, keepdim=True)
+
+    for kind in (Clipped, Otherwise):
+        other = norm(kind)
+        fuse(other)
+        assert type(other) is kind
+
+
+@here
+def test_a_fused_module_goes_when_it_is_let_go() -> None:
+    block: Any = nn.Sequential(norm(LlamaRMSNorm, 32), mlp(LlamaMLP))
+    fuse(block)
+    fuse(block)
+    gone: weakref.ref[Any] = weakref.ref(block[1].gate_proj.weight)
+    gc.disable()
+    try:
+        del block
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_the_activations_that_are_taken_are_transformers_own() -> None:
+    registry: Any = ACT2FN
+    for name in ("silu", "gelu_pytorch_tanh"):
+        assert type(registry[name]) in fusing.ACTIVATIONS
