@@ -4,6 +4,7 @@ from shardline.kernels.gating import can_gate, gated, table_of
 from shardline.kernels.normalising import can_normalise, normalised
 from shardline.kernels.product import Panels
 from shardline.kernels.product8 import Panels8
+from shardline.kernels.rotating import rotated
 
 __all__ = [
     "Panels",
@@ -12,5 +13,6 @@ __all__ = [
     "can_normalise",
     "gated",
     "normalised",
+    "rotated",
     "table_of",
 ]

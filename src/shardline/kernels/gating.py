@@ -140,12 +140,15 @@ def table_of(function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
 
 
 def gated(gates: torch.Tensor, ups: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """Table of `gates`, times `ups`: of one shape, in bfloat16 on the CPU; raises ValueError."""
+    """Table of `gates`, times `ups`, in place of the gates where these lie in one piece.
+
+    Both are of one shape, in bfloat16 on the CPU; raises ValueError.
+    """
     function = _gated()
     if function is None or gates.shape != ups.shape:
         raise ValueError(f"gates of {tuple(gates.shape)} for {tuple(ups.shape)}")
     gates, ups = gates.contiguous(), ups.contiguous()
-    out, count = torch.empty_like(ups), ups.numel()
-    places = gates.data_ptr(), ups.data_ptr(), table.data_ptr(), out.data_ptr()
-    function(*places, count, 1 if count < GRAIN else torch.get_num_threads())
-    return out
+    at, count = gates.data_ptr(), gates.numel()
+    threads = 1 if count < GRAIN else torch.get_num_threads()
+    function(at, ups.data_ptr(), table.data_ptr(), at, count, threads)
+    return gates

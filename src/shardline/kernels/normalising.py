@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from math import prod
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -231,14 +232,18 @@ def can_normalise(weight: torch.Tensor) -> bool:
     return fits and here and weight.is_contiguous() and bool(_functions())
 
 
-def normalised(x: torch.Tensor, weight: torch.Tensor, eps: float, way: str) -> torch.Tensor:
-    """Rows (…, width) in bfloat16, normalised; each row's bits are its own."""
-    width = len(weight)
-    if x.shape[-1] != width or x.dtype != torch.bfloat16:
-        raise ValueError(f"{x.dtype} rows of {x.shape[-1]}, not bfloat16 of {width}")
-    x = x.contiguous()
-    out, elements = torch.empty_like(x), x.numel()
-    threads = 1 if elements < GRAIN else torch.get_num_threads()
+def normalised(x: torch.Tensor, weight: torch.Tensor, eps: float, way: str) -> torch.Tensor | None:
+    """Rows (…, width), normalised, each row's bits its own; None unless all is in bfloat16 here.
+
+    The weight is one that `can_normalise` took.
+    """
+    *before, width = x.shape
+    alike = x.dtype is weight.dtype is torch.bfloat16 and len(weight) == width
+    if not alike or not x.is_cpu or not weight.is_cpu:
+        return None
+    x, rows = x.contiguous(), prod(before)
+    out = torch.empty_like(x)
+    threads = 1 if rows * width < GRAIN else torch.get_num_threads()
     places = x.data_ptr(), weight.data_ptr(), out.data_ptr()
-    _functions()[way](*places, elements // width, width, eps, threads)
+    _functions()[way](*places, rows, width, eps, threads)
     return out

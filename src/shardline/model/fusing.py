@@ -1,8 +1,9 @@
 """Modules of Transformers whose small operations are done in one go, with the same bits.
 
 A module is known by the text of its class's forward, which Transformers copies from model to model:
-RMSNorm in three kinds, and the gate of a feed-forward block. Everything else of the module stays;
-what is not bfloat16 on the CPU, and whatever needs gradients, goes its own way.
+RMSNorm in three kinds, and the gate of a feed-forward block; an attention, by that of its module's
+rotary positions. Everything else of a module stays; what is not bfloat16 on the CPU, and whatever
+needs gradients, goes its own way.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import ast
 import functools
 import inspect
 import textwrap
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 import torch
 from torch import nn
 from transformers.activations import GELUTanh, SiLUActivation
 
-from shardline.kernels import can_gate, can_normalise, gated, normalised, table_of
+from shardline.kernels import can_gate, can_normalise, gated, normalised, rotated, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +54,21 @@ _MLP: Final = """
     return down_proj
 """
 _MLP_SHORT: Final = "return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))"
+_ROTARY_NAME: Final = "apply_rotary_pos_emb"
+_ROTARY: Final = """
+def apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1):
+    cos = cos.unsqueeze(unsqueeze_dim)
+    sin = sin.unsqueeze(unsqueeze_dim)
+    q_embed = (q * cos) + (rotate_half(q) * sin)
+    k_embed = (k * cos) + (rotate_half(k) * sin)
+    return q_embed, k_embed
+"""
+_ROTATE: Final = """
+def rotate_half(x):
+    x1 = x[..., : x.shape[-1] // 2]
+    x2 = x[..., x.shape[-1] // 2 :]
+    return torch.cat((-x2, x1), dim=-1)
+"""
 
 
 class _Normalised(nn.Module):
@@ -62,10 +79,11 @@ class _Normalised(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As its own class's."""
-        weight = cast("torch.Tensor", self.weight)
-        alike = x.dtype is _BF16 is weight.dtype and x.is_cpu and weight.is_cpu
-        if alike and not torch.is_grad_enabled():
-            return normalised(x, weight, getattr(self, self.epsilon), self.way)
+        if not torch.is_grad_enabled():
+            weight = cast("torch.Tensor", self._parameters["weight"])
+            found = normalised(x, weight, getattr(self, self.epsilon), self.way)
+            if found is not None:
+                return found
         return cast("Any", super()).forward(x)
 
 
@@ -106,13 +124,18 @@ def fuse(model: nn.Module) -> None:
             activation = cast("type[nn.Module]", type(typeless.act_fn))
             if activation in ACTIVATIONS:
                 typeless.__class__ = _joined(type(module), _gate(activation))
+        elif (rotating := _rotating(type(module))) is not None:
+            typeless.__class__ = rotating
 
 
 @functools.cache
 def _joined(own: type[nn.Module], fused: type[nn.Module]) -> type[nn.Module]:
     """The class, under its own name, with the other's forward before its own."""
-    names = {"__module__": own.__module__, "__qualname__": own.__qualname__}
-    return type(own.__name__, (fused, own), names)
+    return type(own.__name__, (fused, own), _names(own))
+
+
+def _names(own: type[nn.Module]) -> dict[str, Any]:
+    return {"__module__": own.__module__, "__qualname__": own.__qualname__}
 
 
 @functools.cache
@@ -138,31 +161,64 @@ def _is_gate(own: type[nn.Module]) -> bool:
     return _text(own.forward) in {_known(_MLP), _known(_MLP_SHORT)}
 
 
+@functools.cache
+def _rotating(own: type[nn.Module]) -> type[nn.Module] | None:
+    """An attention's class whose forward finds our function where it finds its module's own."""
+    forward: Any = own.forward
+    turn = getattr(forward, "__globals__", {}).get(_ROTARY_NAME)
+    if not isinstance(turn, FunctionType) or _ROTARY_NAME not in forward.__code__.co_names:
+        return None
+    half = turn.__globals__.get("rotate_half")
+    if _text(turn) != _plain(_ROTARY) or half is None or _text(half) != _plain(_ROTATE):
+        return None
+    seen = {**forward.__globals__, _ROTARY_NAME: functools.partial(_rotary, turn)}
+    ours = FunctionType(
+        forward.__code__, seen, forward.__name__, forward.__defaults__, forward.__closure__
+    )
+    ours.__kwdefaults__ = forward.__kwdefaults__
+    return type(own.__name__, (own,), {"forward": ours, **_names(own)})
+
+
+def _rotary(
+    own: Callable[..., tuple[torch.Tensor, torch.Tensor]], *inputs: Any, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As a module's own; inputs are queries, keys, cosines and sines."""
+    if len(inputs) == len("qkcs") and not options and not torch.is_grad_enabled():
+        found = rotated(*inputs)
+        if found is not None:
+            return found
+    return own(*inputs, **options)
+
+
 def _known(body: str) -> str:
     return _plain(f"def forward(self, x):\n{textwrap.indent(textwrap.dedent(body), '    ')}")
 
 
-def _text(method: Callable[..., Any]) -> str | None:
-    """What a method of `x` does; None where nobody can read it."""
+def _text(function: Callable[..., Any]) -> str | None:
+    """What a function does; None where nobody can read it."""
     try:
-        return _plain(textwrap.dedent(inspect.getsource(method)))
+        return _plain(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
         return None
 
 
 def _plain(source: str) -> str:
-    """Without types and documentation, its name and that of what it takes."""
-    method = ast.parse(source).body[0]
-    if not isinstance(method, ast.FunctionDef) or len(method.args.args) != len(("self", "x")):
+    """Without types and documentation; a method takes `x`, whatever its name for it."""
+    function = ast.parse(source).body[0]
+    if not isinstance(function, ast.FunctionDef):
         return source
-    taken, method.name = method.args.args[1].arg, "forward"
-    method.returns = None
-    for argument in method.args.args:
+    function.returns = None
+    arguments = function.args.args
+    for argument in arguments:
         argument.annotation = None
-    for node in ast.walk(method):
-        if isinstance(node, ast.Name) and node.id == taken:
-            node.id = "x"
-    method.args.args[1].arg = "x"
-    if isinstance(method.body[0], ast.Expr) and isinstance(method.body[0].value, ast.Constant):
-        del method.body[0]
-    return ast.unparse(method)
+    if len(arguments) == len(("self", "x")):
+        taken, function.name = arguments[1].arg, "forward"
+        names = (node for node in ast.walk(function) if isinstance(node, ast.Name))
+        for name in names:
+            name.id = "x" if name.id == taken else name.id
+        arguments[1].arg = "x"
+    else:  # what is written above a module's function does nothing without Transformers' `kernels`
+        function.decorator_list = []
+    if isinstance(function.body[0], ast.Expr) and isinstance(function.body[0].value, ast.Constant):
+        del function.body[0]
+    return ast.unparse(function)

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
+from transformers.models.cohere.modeling_cohere import CohereAttention
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRMSNorm
 from transformers.models.llama.configuration_llama import LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralAttention
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
@@ -40,14 +42,15 @@ def mlp(kind: Any, activation: str = "silu") -> Any:
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which of our functions were called."""
+    """Which of our functions did it."""
     calls: list[str] = []
-    for name in ("normalised", "gated"):
+    for name in ("normalised", "gated", "rotated"):
         ours = getattr(fusing, name)
 
-        def call(*given: Any, ours: Any = ours, name: str = name) -> torch.Tensor:
-            calls.append(name)
-            return ours(*given)
+        def call(*given: Any, ours: Any = ours, name: str = name) -> Any:
+            found = ours(*given)
+            calls.extend([name] if found is not None else [])
+            return found
 
         monkeypatch.setattr(fusing, name, call)
     return calls
@@ -85,6 +88,43 @@ def test_gates_have_the_bits_of_their_own_forward(
         assert torch.equal(fused(x), plain(x))
     assert calls == ["gated"]
     assert repr(fused) == repr(plain)
+
+
+def attention(kind: Any) -> Any:
+    config: Any = LlamaConfig(hidden_size=64, num_attention_heads=4, num_key_value_heads=2)
+    config._attn_implementation, config.use_qk_norm = "sdpa", False  # noqa: SLF001
+    return kind(config, 0).to(BF16)
+
+
+def attended(module: Any, tokens: int) -> torch.Tensor:
+    sides = torch.randn(2, 1, tokens, 16, generator=torch.Generator().manual_seed(1)).to(BF16)
+    x = torch.randn(2, tokens, 64, generator=torch.Generator().manual_seed(2)).to(BF16)
+    return module(x, position_embeddings=(sides[0], sides[1]), attention_mask=None)[0]
+
+
+@here
+@pytest.mark.parametrize("kind", [LlamaAttention, MistralAttention])
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_attentions_rotate_with_the_bits_of_their_own(
+    kind: Any, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, plain = counted(monkeypatch), attention(kind)
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    fuse(fused)
+    with torch.no_grad():
+        assert torch.equal(attended(fused, tokens), attended(plain, tokens))
+    assert calls == ["rotated"]
+    assert isinstance(fused, kind)
+    assert repr(fused) == repr(plain)
+    assert attended(fused, tokens).requires_grad
+    assert calls == ["rotated"]
+
+
+def test_positions_that_are_rotated_otherwise_are_left() -> None:
+    other: Any = attention(CohereAttention)
+    fuse(other)
+    assert type(other) is CohereAttention
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, BF16])
