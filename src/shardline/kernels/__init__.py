@@ -1,5 +1,6 @@
-"""Products of few rows with many weights, and what lies between, at the speed of the memory."""
+"""Products of few rows with many weights, attention, and what lies between, near memory's speed."""
 
+from shardline.kernels.attention import Runs, attend, can_attend
 from shardline.kernels.gating import can_gate, gated, table_of
 from shardline.kernels.normalising import can_normalise, normalised
 from shardline.kernels.product import Panels
@@ -9,6 +10,9 @@ from shardline.kernels.rotating import rotated
 __all__ = [
     "Panels",
     "Panels8",
+    "Runs",
+    "attend",
+    "can_attend",
     "can_gate",
     "can_normalise",
     "gated",

@@ -1,0 +1,192 @@
+"""Attention of one token of each of many sessions, each to its own keys and values, in one call."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import struct
+from array import array
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from shardline.kernels.attention_code import ROW, RUN, source
+from shardline.kernels.compiling import engine_of
+from shardline.kernels.softmax import BLOCK, LANES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Runs", "attend", "can_attend"]
+
+WIDTH_MOST: Final = 256
+GROUP_MOST: Final = 64
+"""Queries of a head of keys and values; in float32, they and their sums lie on a thread's stack."""
+ALONE_MOST: Final = 1 << 18
+"""Numbers that one thread has read by the time that others would have begun."""
+ROW_FIELDS: Final = len(ROW)
+TOKENS: Final = RUN.index("tokens") - len(RUN)
+"""Where the last run's tokens stand in the kernel's table, from its end."""
+
+_NOTHING: Final = (
+    torch.empty((1, 1, 0, 1), dtype=torch.bfloat16),
+    torch.empty((1, 1, 0, 1), dtype=torch.bfloat16),
+)
+
+
+@functools.cache
+def _compiled() -> Callable[[int, int], None] | None:
+    """A job, by its address, on so many threads."""
+    engine = engine_of(source())
+    if engine is None:
+        return None
+    return engine.function("attend", None, ctypes.c_void_p, ctypes.c_int)
+
+
+def can_attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> bool:
+    """Whether there is a kernel for such, each (rows, heads, tokens, width), on this machine."""
+    heads, shared = query.shape[1], keys.shape[1]
+    return (
+        query.dtype == keys.dtype == values.dtype == torch.bfloat16
+        and query.device.type == keys.device.type == values.device.type == "cpu"
+        and not (query.requires_grad or keys.requires_grad or values.requires_grad)
+        and shared == values.shape[1] > 0
+        and keys.shape[2] > 0
+        and heads % shared == 0
+        and 0 < heads // shared <= GROUP_MOST
+        and query.shape[-1] == keys.shape[-1]
+        and _fits(keys.shape[-1])
+        and _fits(values.shape[-1])
+        and _compiled() is not None
+    )
+
+
+class Runs:
+    """Where a session's keys and values lie, each (rows, heads, tokens, width).
+
+    They are in one run or several along the tokens, all but the last of whole blocks of 64. The
+    last may have room for more than what is there, which `reach` says.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        pairs = [(_along(keys), _along(values)) for keys, values in pairs]
+        keys, values = pairs[-1]
+        self.rows, heads, self.room, width = keys.shape
+        self.form = heads, (width, values.shape[-1])
+        """Heads, and the widths of a key and of a value."""
+        for pair in pairs:
+            self._check(*pair)
+        lengths = [keys.shape[2] for keys, _ in pairs]
+        if not all(lengths) or any(length % BLOCK for length in lengths[:-1]):
+            raise ValueError(f"runs of {lengths} tokens, not of whole blocks")
+        self._before = sum(lengths[:-1])
+        self.tokens = self._before + self.room
+        self._held = pairs
+        self._table = array("q", [field for pair in pairs for field in _fields(*pair)])
+        self.place = self._table.buffer_info()[0], len(pairs)
+        """Of the kernel's table, and how many runs are in it."""
+
+    def reach(self, tokens: int) -> None:
+        """So many tokens of the last run are there; raises ValueError beyond its room."""
+        if not 0 < tokens <= self.room:
+            raise ValueError(f"{tokens} tokens where there is room for {self.room}")
+        self._table[TOKENS] = tokens
+        self.tokens = self._before + tokens
+
+    def _check(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        heads, widths = self.form
+        for states, width in zip((keys, values), widths, strict=True):
+            if states.dtype != torch.bfloat16 or states.device.type != "cpu" or not _fits(width):
+                raise ValueError(f"{states.dtype} of width {width} on {states.device}")
+            if states.shape != (self.rows, heads, keys.shape[2], width):
+                raise ValueError(f"keys or values of {tuple(states.shape)} beside others")
+
+
+def attend(
+    query: torch.Tensor,
+    sessions: Sequence[tuple[int, Runs]],
+    fresh: tuple[torch.Tensor, torch.Tensor] | None = None,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """(1, heads, places, width) -> (1, places, heads, width of values); zeros where nobody asks.
+
+    A session's rows are at the places from its first on, and see all that is in its runs. `fresh`
+    are keys and values of these places, which are first written over each row's last token.
+    """
+    kernel = _compiled()
+    if kernel is None:
+        raise ValueError("there is no kernel for attention on this machine")
+    rows, read = _rows(sessions, query.shape[2])
+    shared, widths = sessions[0][1].form
+    keys, values = fresh or _NOTHING
+    given = [_along(states) for states in (query, keys, values)]
+    _check_given(given, shared, widths, new=fresh is not None)
+    _, heads, places, width = query.shape
+    asked = len(rows) // ROW_FIELDS
+    out = (query.new_empty if asked == places else query.new_zeros)((1, places, heads, widths[1]))
+    steps = [states.stride(dim) * states.itemsize for states in given for dim in (2, 1)]
+    scale_bits = _bits(width**-0.5 if scale is None else float(scale))
+    at = [states.data_ptr() for states in (*given, out)]
+    sizes = asked * shared, shared, heads // shared, *widths
+    job = array("q", [rows.buffer_info()[0], *at, *sizes, *steps, scale_bits])
+    few = read * shared * sum(widths) < ALONE_MOST
+    kernel(job.buffer_info()[0], 1 if few else torch.get_num_threads())
+    return out
+
+
+def _rows(sessions: Sequence[tuple[int, Runs]], places: int) -> tuple[array[int], int]:
+    """The kernel's table, and how many tokens it reads."""
+    rows = array("q")
+    read = 0
+    form = sessions[0][1].form
+    for first, runs in sessions:
+        if runs.form != form:
+            raise ValueError(f"heads and widths of {runs.form} beside {form}")
+        if not 0 <= first <= places - runs.rows:
+            raise ValueError(f"{runs.rows} rows from {first} on, of {places} places")
+        for row in range(runs.rows):
+            rows.extend((first + row, *runs.place, row))
+        read += runs.rows * runs.tokens
+    return rows, read
+
+
+def _check_given(
+    given: Sequence[torch.Tensor], shared: int, widths: tuple[int, int], *, new: bool
+) -> None:
+    """Raise ValueError unless queries, and new keys and values, go with these heads."""
+    query, keys, values = given
+    _, heads, places, width = query.shape
+    fit = query.shape[0] == 1 and width == widths[0] and 0 < heads <= GROUP_MOST * shared
+    if new:
+        fit = fit and all(
+            states.shape == (1, shared, places, own)
+            for states, own in zip((keys, values), widths, strict=True)
+        )
+    if not fit or heads % shared:
+        shapes = [tuple(states.shape) for states in given]
+        raise ValueError(f"{shapes} to {shared} heads of {widths}")
+    if any(one.dtype != torch.bfloat16 or one.device.type != "cpu" for one in given):
+        raise ValueError("queries, or new keys or values, that are not in bfloat16 on the CPU")
+
+
+def _fields(keys: torch.Tensor, values: torch.Tensor) -> list[int]:
+    """A run in the kernel's table: addresses, tokens, and strides in bytes."""
+    strides = [
+        [stride * states.itemsize for stride in states.stride()] for states in (keys, values)
+    ]
+    return [keys.data_ptr(), values.data_ptr(), keys.shape[2], *strides[0][:3], *strides[1][:3]]
+
+
+def _along(states: torch.Tensor) -> torch.Tensor:
+    """The same, each vector's numbers side by side."""
+    return states if states.stride(-1) == 1 else states.contiguous()
+
+
+def _fits(width: int) -> bool:
+    return 0 < width <= WIDTH_MOST and width % LANES == 0
+
+
+@functools.cache
+def _bits(scale: float) -> int:
+    """Of a float32."""
+    return int.from_bytes(struct.pack("<f", scale), "little")
