@@ -78,6 +78,11 @@ class SpanCache(DynamicCache):
         """Whether each layer keeps every key and value that it was given, and nothing else."""
         return all(isinstance(layer, PagedLayer | DummyLayer) for layer in self.layers)
 
+    def paged(self, index: int) -> PagedLayer | None:
+        """This layer, if it keeps each key and value as it is."""
+        layer = self.layers[index] if index < len(self.layers) else None
+        return layer if type(layer) is PagedLayer else None
+
     def pages(self, first: int, stop: int) -> Pages | None:
         """Copies of these tokens, whole pages of the session's own; None where it has no such."""
         if not self.keeps_all:

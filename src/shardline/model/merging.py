@@ -12,23 +12,28 @@ from __future__ import annotations
 import contextlib
 import functools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from shardline.codec import Marker
 from shardline.core.errors import StepFailed
+from shardline.model.caches import SpanCache
 from shardline.model.crossing import Call, Crossing
 from shardline.model.trees import Leaf, Path, Tree, get, leaves, map_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Generator, Sequence
 
     from transformers import Cache
+
+    from shardline.kernels import Runs
+    from shardline.model.pages import KeysValues
 
 __all__ = [
     "MASK_RANK",
     "Cannot",
+    "Given",
     "Handing",
     "Kind",
     "Merged",
@@ -61,9 +66,6 @@ class Piece:
     tokens: int
     cache: Cache
     failed: StepFailed | None = None
-    states: Callable[[], tuple[torch.Tensor, torch.Tensor]] | None = None
-    """Puts what is new to the layer at work, and gives all that the session has of it. Called when
-    it attends: what a layer has to make for that is there for one session at a time."""
 
     @property
     def stop(self) -> int:
@@ -94,6 +96,43 @@ class Piece:
         return flat[self.first : self.stop]
 
 
+class Given:
+    """Keys and values of all sessions' new tokens, (1, heads, all tokens, width), for one layer."""
+
+    def __init__(
+        self, pieces: Sequence[Piece], states: KeysValues, layer: int, rest: tuple[Any, Any]
+    ) -> None:
+        self.fresh = states
+        self._form = states[0].shape[1], (states[0].shape[-1], states[1].shape[-1])
+        self._pieces = pieces
+        self._layer = layer
+        self._rest = rest
+
+    def states(self, index: int) -> KeysValues:
+        """Put what is a session's to its layer, and give all that it has of it.
+
+        What a layer has to make for that is there for one session at a time.
+        """
+        args, kwargs = self._rest
+        cache: Any = self._pieces[index].cache
+        return cache.update(*self._parts[index], self._layer, *args, **kwargs)
+
+    def runs(self, index: int) -> Runs | None:
+        """Where a session's keys and values lie, with room for a new one; None if not as they are.
+
+        Raises ValueError.
+        """
+        piece = self._pieces[index]
+        layer = piece.cache.paged(self._layer) if isinstance(piece.cache, SpanCache) else None
+        return None if layer is None else layer.reached(piece.rows, self.fresh, self._form)
+
+    @functools.cached_property
+    def _parts(self) -> list[KeysValues]:
+        """Each session's."""
+        keys, values = (parts(self._pieces, states) for states in self.fresh)
+        return list(zip(keys, values, strict=True))
+
+
 class Handing:
     """Stands for the cache in a merged step; it can do nothing but take keys and values.
 
@@ -101,23 +140,26 @@ class Handing:
     """
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
-        self._pieces = pieces
+        self.pieces = pieces
+        self._given: Given | None = None
 
     def update(
         self,
         key_states: torch.Tensor,
         value_states: torch.Tensor,
+        layer_idx: int,
         *args: object,
         **kwargs: object,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give each session its own; (1, heads, all tokens, width) in, and out as they were."""
-        states = zip(
-            parts(self._pieces, key_states), parts(self._pieces, value_states), strict=True
-        )
-        for piece, own in zip(self._pieces, states, strict=True):
-            update = cast("Any", piece.cache).update
-            piece.states = functools.partial(update, *own, *args, **kwargs)
-        return key_states, value_states
+    ) -> KeysValues:
+        """Hold them until they are attended to; they come out as they were."""
+        states = key_states, value_states
+        self._given = Given(self.pieces, states, layer_idx, (args, kwargs))
+        return states
+
+    def take(self) -> Given | None:
+        """What came last, once."""
+        given, self._given = self._given, None
+        return given
 
 
 def parts(pieces: Sequence[Piece], flat: torch.Tensor) -> list[torch.Tensor]:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 import torch
 from transformers.cache_utils import DynamicLayer
 
+from shardline.kernels import Runs
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -72,6 +74,7 @@ class PagedLayer(DynamicLayer):
         self._shared = tuple(shared)
         self._own: Held | None = None
         self._filled = 0
+        self._runs: tuple[Held, Runs] | None = None
 
     @property
     def shared_tokens(self) -> int:
@@ -105,6 +108,22 @@ class PagedLayer(DynamicLayer):
         own = self._take(self._kept(key_states, value_states))
         return self._whole([*self._shared, own])
 
+    def reached(self, rows: int, fresh: KeysValues, form: tuple[int, tuple[int, int]]) -> Runs:
+        """Room for one more token of each row, which whoever attends writes, and all before it.
+
+        Of so many rows, and of this form: heads, and the widths of a key and of a value, as they
+        are in what is `fresh`. For a layer that keeps both as they are. Raises ValueError.
+        """
+        own, runs = self._runs or (None, None)
+        tokens = self._filled + 1
+        if runs is None or own is not self._own or tokens > runs.room:
+            runs = self._placed(rows, fresh, tokens)
+        if rows != runs.rows or form != runs.form:
+            raise ValueError(f"{rows} rows of {form}, not {runs.rows} of {runs.form}")
+        runs.reach(tokens)
+        self._filled = tokens
+        return runs
+
     def truncate(self, tokens: int) -> None:
         """Forget all tokens but the first so many; what is shared stays as it is for others."""
         if not 0 <= tokens <= self.get_seq_length():
@@ -120,7 +139,7 @@ class PagedLayer(DynamicLayer):
 
     def reset(self) -> None:
         """Forget all, and what was shared too."""
-        self._shared, self._own, self._filled = (), None, 0
+        self._shared, self._own, self._filled, self._runs = (), None, 0, None
         super().reset()
 
     def copied(self, first: int, stop: int) -> Held | None:
@@ -169,6 +188,15 @@ class PagedLayer(DynamicLayer):
         self._filled = stop
         return _part(own, 0, stop)
 
+    def _placed(self, rows: int, fresh: KeysValues, tokens: int) -> Runs:
+        """Where all lie that is shared, and own pages with room for so many tokens."""
+        keys, values = (states[:, :, :1].expand(rows, -1, -1, -1) for states in fresh)
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        own = self._fitting(tokens, (keys, values))
+        runs = Runs(cast("list[KeysValues]", [*self._shared, own]))
+        self._runs = own, runs
+        return runs
+
     def _fitting(self, tokens: int, like: Held) -> Held:
         """Own pages with room for so many tokens."""
         if self._own is not None and tokens <= self.room_tokens:
@@ -178,7 +206,7 @@ class PagedLayer(DynamicLayer):
         if self._own is not None:
             for new, old in zip(grown, self._own, strict=True):
                 new[:, :, : self._filled] = old[:, :, : self._filled]
-        self._own = grown
+        self._own, self._runs = grown, None
         return grown
 
     def _part_from_shared(self, tokens: int) -> None:

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from shardline.codec import Marker
 from shardline.core.errors import PeerFault, ShardlineError, StepFailed
 from shardline.core.spans import Span
-from shardline.model.attending import attention_of, can_group
+from shardline.model.attending import attention_of, can_group, prepare
 from shardline.model.caches import SpanCache
 from shardline.model.cross import CrossCache, SessionCache
 from shardline.model.crossing import (
@@ -105,7 +105,11 @@ class LoadedSpan:
         return LoadedSpan(self.plan, span, held, self.cache)
 
     def warm(self) -> None:
-        """Read every page of the weights once: they are memory-mapped, and the first step would."""
+        """Read every page of the weights once: they are memory-mapped, and the first step would.
+
+        And compile what attends.
+        """
+        prepare(self.dtype, self.device)
         for parameter in self.parameters():
             parameter.detach().reshape(-1).view(torch.uint8)[::PAGE_BYTES].sum()
 
@@ -206,7 +210,7 @@ class LoadedSpan:
         configs, may_group = self._configs[block]
         if merged is not None:
             masks = [mask if mask is None else mask.to(self.device) for mask in merged.masks[call]]
-            return attention_of(configs, merged.pieces, masks)
+            return attention_of(configs, merged.handing, masks, may_group=may_group)
         return attention_of(configs) if may_group else contextlib.nullcontext()
 
     @functools.cached_property
