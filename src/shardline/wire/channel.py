@@ -55,6 +55,7 @@ class Channel:
         self._held = bytearray()
         """Messages of this turn of the loop, which will leave in one frame."""
         self._held_count = 0
+        self._held_done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue: deque[_Queued] = deque()
         """What the link could not take at once; nothing is held while there is any."""
         self._queued = asyncio.Event()
@@ -64,14 +65,14 @@ class Channel:
     async def send(
         self, message: Message, segments: Sequence[bytes | bytearray | memoryview] = ()
     ) -> None:
-        """Hand this over to the link, now or at the end of this turn of the loop; segments must not
-        change until it returns.
+        """Hand this over to the link; segments must not change until it returns.
 
         Raises ChannelClosed, or Unsupported for what fits no frame. A cancelled send may still
         arrive.
         """
         frame = encode_frame(message, segments, frame_bytes_max=self._frame_bytes_max)
         if self._hold(frame):
+            await asyncio.shield(self._held_done)
             return
         self._send_held()
         if self._queue or frame.size_bytes > LARGE_BYTES:
@@ -84,7 +85,11 @@ class Channel:
     def send_now(
         self, message: Message, segments: Sequence[bytes | bytearray | memoryview] = ()
     ) -> bool:
-        """As `send` for a small message and a link that takes it; False if `send` must be used."""
+        """Hand over a small message at the end of this turn of the loop.
+
+        A channel that ends by then may lose it. False if it is not small or the link is full, and
+        `send` must be used.
+        """
         return self._hold(encode_frame(message, segments, frame_bytes_max=self._frame_bytes_max))
 
     def _hold(self, frame: Frame) -> bool:
@@ -107,24 +112,22 @@ class Channel:
         if not self._held_count:
             return
         held, self._held, self._held_count = self._held, bytearray(), 0
+        done, self._held_done = self._held_done, asyncio.get_running_loop().create_future()
         sealed = self._sealer.seal((memoryview(held),), len(held))
         taken = False
         with suppress(ChannelClosed):  # the writer will meet it, and end the channel
             taken = self._pipe.send_now(sealed)
-        if not taken:
-            self._enqueue(sealed)
+        if taken:
+            done.set_result(None)
+        else:
+            self._queue.append(_Queued(sealed, done))
+            self._queued.set()
 
-    def _enqueue(self, frame: Frame | bytes | bytearray) -> asyncio.Future[None]:
-        queued = _Queued(frame, asyncio.get_running_loop().create_future())
-        self._queue.append(queued)
+    async def _enqueue(self, frame: Frame | bytes | bytearray) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Queued(frame, done))
         self._queued.set()
-        return queued.done
-
-    async def drain(self) -> None:
-        """Wait until the link has all that was sent before, or the channel is over."""
-        self._send_held()
-        if self._queue:
-            await asyncio.wait([self._queue[-1].done])
+        await done
 
     async def write(self) -> None:
         """Send what is queued, for as long as the channel lives; the channel's writer task."""

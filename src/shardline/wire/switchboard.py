@@ -14,7 +14,6 @@ import asyncio
 import logging
 import secrets
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -43,8 +42,6 @@ HALF_OPEN_MAX: Final = 64
 """Callers that may be in their handshake at once; callers beyond are hung up on."""
 CHANNELS_MAX: Final = 4
 """Channels to one peer: two come from dialling each other at once, more are not needed."""
-LAST_WORDS_S: Final = 1.0
-"""For full links to take what was sent, when this node leaves; more holds up the leaving."""
 
 _log = logging.getLogger(__name__)
 
@@ -126,10 +123,6 @@ class Switchboard:
         traceback: TracebackType | None,
     ) -> None:
         self._on_lost = None
-        channels = [channel for peer in self._peers.values() for channel in peer.channels]
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LAST_WORDS_S):
-                await asyncio.gather(*(channel.drain() for channel in channels))
         for peer in self.peers:
             self.hang_up(peer, ChannelClosed("this node is leaving"))
         for task in self._tasks:
@@ -144,8 +137,8 @@ class Switchboard:
     ) -> None:
         """Hand a message over for this peer, dialling it if need be.
 
-        Returns when the link has it, or will at the end of this turn of the loop, not when it has
-        arrived; segments must not change until it returns. Messages of one sender to one peer stay
+        Returns when the link has it, not when it has arrived; segments must not change until it
+        returns. Messages of one sender to one peer stay
         in order as long as the peer is not lost. The caller sets the deadline with
         `asyncio.timeout`. Raises NodeLost if the peer cannot be reached, ForeignInvite,
         ProtocolMismatch or PeerFault if it is not one of ours, Unsupported for what fits no frame.
@@ -168,9 +161,10 @@ class Switchboard:
         message: Message,
         segments: Sequence[bytes | bytearray | memoryview] = (),
     ) -> bool:
-        """As `send`, if that takes no wait: for a small message to a peer that is connected.
+        """Hand over a small message at the end of this turn of the loop, with all others of it.
 
-        False if it would, and `send` must be used. Raises Unsupported.
+        If the peer is lost by then, so is the message. False if it is not small, the link is full
+        or the peer not connected, and `send` must be used. Raises Unsupported.
         """
         known = self._peers.get(peer)
         return known is not None and known.channels[0].send_now(message, segments)

@@ -83,7 +83,7 @@ async def come(channel: Channel) -> list[tuple[Message, list[memoryview]]]:
 
 async def test_what_is_sent_in_one_turn_is_one_frame(channel: Channel, pipe: Pipe) -> None:
     for number in range(16):
-        await channel.send(step(number), [bytes([number]) * number])
+        assert channel.send_now(step(number), [bytes([number]) * number])
     assert pipe.sent == []
     await asyncio.sleep(0)
     assert len(pipe.sent) == 1
@@ -150,41 +150,42 @@ async def test_a_break_after_a_message_was_held_ends_the_channel(
 
 
 async def test_what_is_held_goes_before_the_end(channel: Channel, pipe: Pipe) -> None:
-    await channel.send(Close(SESSION))
+    assert channel.send_now(Close(SESSION))
     channel.close(ChannelClosed("over"))
     assert pipe.closed
     assert await come(channel) == [(Close(SESSION), [])]
 
 
 async def test_nothing_more_of_a_frame_comes_once_its_channel_is_closed(channel: Channel) -> None:
-    await channel.send(step(1))
-    await channel.send(step(2))
+    assert channel.send_now(step(1))
+    assert channel.send_now(step(2))
     await asyncio.sleep(0)
     await channel.receive()
     channel.close(ChannelClosed("a peer's fault"))
     assert await come(channel) == []
 
 
-async def test_a_full_link_takes_what_is_held_before_the_end(channel: Channel, pipe: Pipe) -> None:
+async def test_who_sends_knows_that_a_full_link_took_it(channel: Channel, pipe: Pipe) -> None:
     pipe.full = True
     writing = asyncio.create_task(channel.write())
-    await channel.send(Close(SESSION))
-    draining = asyncio.create_task(channel.drain())
+    telling, given_up = (asyncio.create_task(channel.send(step(n))) for n in range(2))
     for _ in range(10):
         await asyncio.sleep(0)
-    assert not draining.done()
+    given_up.cancel()
+    await asyncio.sleep(0)
+    assert not telling.done()
     pipe.free.set()
     async with asyncio.timeout(DEADLINE_S):
-        await draining
-    assert await come(channel) == [(Close(SESSION), [])]
+        await telling
+    assert [message for message, _ in await come(channel)] == [step(0), step(1)]
     writing.cancel()
 
 
-async def test_nobody_drains_what_is_over(channel: Channel, pipe: Pipe) -> None:
+async def test_who_sends_into_a_channel_that_ends_is_told(channel: Channel, pipe: Pipe) -> None:
     pipe.full = True
-    await channel.send(Close(SESSION))
-    draining = asyncio.create_task(channel.drain())
+    telling = asyncio.create_task(channel.send(step(1)))
     await asyncio.sleep(0)
     channel.close(ChannelClosed("over"))
     async with asyncio.timeout(DEADLINE_S):
-        await draining
+        with pytest.raises(ChannelClosed, match="over"):
+            await telling
