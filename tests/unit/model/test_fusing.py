@@ -3,6 +3,7 @@
 import copy
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +23,9 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from shardline.kernels import can_gate
 from shardline.model import fusing
 from shardline.model.fusing import fuse
+from shardline.model.int8 import MixedInt8
 from shardline.model.packed import PackedLinear
+from shardline.model.weights import QuantisedLinear
 
 BF16 = torch.bfloat16
 NORMS = [LlamaRMSNorm, Qwen3RMSNorm, T5LayerNorm, GptOssRMSNorm, Gemma3RMSNorm]
@@ -39,6 +42,12 @@ def norm(kind: Any, width: int = 64) -> Any:
 
 def mlp(kind: Any, activation: str = "silu") -> Any:
     return kind(LlamaConfig(hidden_size=32, intermediate_size=96, hidden_act=activation)).to(BF16)
+
+
+def in_8_bits(linear: nn.Linear) -> QuantisedLinear:
+    kind, weight = MixedInt8(), linear.weight.detach()
+    product = kind.ready(kind.quantise(weight))
+    return QuantisedLinear(product, linear.out_features, linear.in_features, None)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -75,14 +84,18 @@ def test_norms_have_the_bits_of_their_own_forward(
 @here
 @pytest.mark.parametrize("kind", MLPS)
 @pytest.mark.parametrize("activation", ["silu", "gelu_pytorch_tanh"])
+@pytest.mark.parametrize("held", [PackedLinear, in_8_bits])
 def test_gates_have_the_bits_of_their_own_forward(
-    kind: Any, activation: str, monkeypatch: pytest.MonkeyPatch
+    kind: Any,
+    activation: str,
+    held: Callable[[nn.Linear], nn.Module],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls, plain = counted(monkeypatch), mlp(kind, activation)
     fused, x = copy.deepcopy(plain), torch.randn(2, 3, 32).to(BF16)
     fuse(fused)
     for layer in ("gate_proj", "up_proj", "down_proj"):
-        setattr(plain, layer, PackedLinear(getattr(plain, layer)))
+        setattr(plain, layer, held(getattr(plain, layer)))
         setattr(fused, layer, getattr(plain, layer))
     with torch.no_grad():
         assert torch.equal(fused(x), plain(x))
