@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Runs", "attend", "can_attend"]
 
+BYTES: Final = torch.bfloat16.itemsize
 WIDTH_MOST: Final = 256
 GROUP_MOST: Final = 64
 """Queries of a head of keys and values; in float32, they and their sums lie on a thread's stack."""
-ALONE_MOST: Final = 1 << 18
+ALONE_MOST: Final = 1 << 17
 """Numbers that one thread has read by the time that others would have begun."""
 ROW_FIELDS: Final = len(ROW)
 TOKENS: Final = RUN.index("tokens") - len(RUN)
@@ -48,7 +49,9 @@ def can_attend(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) ->
     heads, shared = query.shape[1], keys.shape[1]
     return (
         query.dtype == keys.dtype == values.dtype == torch.bfloat16
-        and query.device.type == keys.device.type == values.device.type == "cpu"
+        and query.is_cpu
+        and keys.is_cpu
+        and values.is_cpu
         and not (query.requires_grad or keys.requires_grad or values.requires_grad)
         and shared == values.shape[1] > 0
         and keys.shape[2] > 0
@@ -69,20 +72,16 @@ class Runs:
     """
 
     def __init__(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        pairs = [(_along(keys), _along(values)) for keys, values in pairs]
-        keys, values = pairs[-1]
+        self._held = [(_along(keys), _along(values)) for keys, values in pairs]
+        keys, values = self._held[-1]
         self.rows, heads, self.room, width = keys.shape
         self.form = heads, (width, values.shape[-1])
         """Heads, and the widths of a key and of a value."""
-        for pair in pairs:
-            self._check(*pair)
-        lengths = [keys.shape[2] for keys, _ in pairs]
-        if not all(lengths) or any(length % BLOCK for length in lengths[:-1]):
-            raise ValueError(f"runs of {lengths} tokens, not of whole blocks")
-        self._before = sum(lengths[:-1])
+        self._before = 0
+        self._table = array("q")
+        for at, pair in enumerate(self._held, 1 - len(self._held)):
+            self._before += self._take(pair, last=at == 0)
         self.tokens = self._before + self.room
-        self._held = pairs
-        self._table = array("q", [field for pair in pairs for field in _fields(*pair)])
         self.place = self._table.buffer_info()[0], len(pairs)
         """Of the kernel's table, and how many runs are in it."""
 
@@ -93,13 +92,21 @@ class Runs:
         self._table[TOKENS] = tokens
         self.tokens = self._before + tokens
 
-    def _check(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def _take(self, pair: tuple[torch.Tensor, torch.Tensor], *, last: bool) -> int:
+        """Check a run, and put it into the table; its tokens, of the last none."""
+        tokens = pair[0].shape[2]
+        if not tokens or not (last or tokens % BLOCK == 0):
+            raise ValueError(f"a run of {tokens} tokens, not of whole blocks")
         heads, widths = self.form
-        for states, width in zip((keys, values), widths, strict=True):
-            if states.dtype != torch.bfloat16 or states.device.type != "cpu" or not _fits(width):
+        steps: list[int] = []
+        for states, width in zip(pair, widths, strict=True):
+            if states.dtype != torch.bfloat16 or not states.is_cpu or not _fits(width):
                 raise ValueError(f"{states.dtype} of width {width} on {states.device}")
-            if states.shape != (self.rows, heads, keys.shape[2], width):
+            if states.shape != (self.rows, heads, tokens, width):
                 raise ValueError(f"keys or values of {tuple(states.shape)} beside others")
+            steps += [BYTES * stride for stride in states.stride()[:3]]
+        self._table.extend((pair[0].data_ptr(), pair[1].data_ptr(), tokens, *steps))
+        return 0 if last else tokens
 
 
 def attend(
@@ -124,7 +131,8 @@ def attend(
     _, heads, places, width = query.shape
     asked = len(rows) // ROW_FIELDS
     out = (query.new_empty if asked == places else query.new_zeros)((1, places, heads, widths[1]))
-    steps = [states.stride(dim) * states.itemsize for states in given for dim in (2, 1)]
+    strides = [states.stride() for states in given]
+    steps = [BYTES * stride[dim] for stride in strides for dim in (2, 1)]
     scale_bits = _bits(width**-0.5 if scale is None else float(scale))
     at = [states.data_ptr() for states in (*given, out)]
     sizes = asked * shared, shared, heads // shared, *widths
@@ -165,16 +173,8 @@ def _check_given(
     if not fit or heads % shared:
         shapes = [tuple(states.shape) for states in given]
         raise ValueError(f"{shapes} to {shared} heads of {widths}")
-    if any(one.dtype != torch.bfloat16 or one.device.type != "cpu" for one in given):
+    if any(one.dtype != torch.bfloat16 or not one.is_cpu for one in given):
         raise ValueError("queries, or new keys or values, that are not in bfloat16 on the CPU")
-
-
-def _fields(keys: torch.Tensor, values: torch.Tensor) -> list[int]:
-    """A run in the kernel's table: addresses, tokens, and strides in bytes."""
-    strides = [
-        [stride * states.itemsize for stride in states.stride()] for states in (keys, values)
-    ]
-    return [keys.data_ptr(), values.data_ptr(), keys.shape[2], *strides[0][:3], *strides[1][:3]]
 
 
 def _along(states: torch.Tensor) -> torch.Tensor:
