@@ -176,6 +176,18 @@ def test_what_is_no_number_stays_in_its_session_and_its_heads(bad: float, which:
 
 
 @here
+@pytest.mark.parametrize("tokens", [10, BLOCK, 2 * BLOCK + 5])
+def test_a_beginning_that_is_all_minus_infinity_counts_for_nothing(tokens: int) -> None:
+    query, (keys, values) = some(1, 2, 1, 16).abs(), a_pair(1, 1, 2 * BLOCK + 30, 16)
+    keys[:, :, :tokens, 3] = -math.inf
+    found = attend(query, [(0, Runs([(keys, values)]))], scale=1.0)
+    expected = exact(query, (keys[:, :, tokens:], values[:, :, tokens:]), 1.0)
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-5)
+    nothing = attend(query, [(0, Runs([(keys[:, :, :tokens], values[:, :, :tokens])]))], scale=1.0)
+    assert bool(nothing.isnan().all()), "as softmax is of minus infinity alone"
+
+
+@here
 @pytest.mark.parametrize("size", [1e4, 1e15, -1e15])
 def test_huge_scores_do_not_overflow(size: float) -> None:
     query, (keys, values) = torch.ones(1, 2, 1, 16).bfloat16(), a_pair(1, 1, 130, 16)
