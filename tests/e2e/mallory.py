@@ -132,8 +132,9 @@ class Mallory:
         asked = self.opening(tokens=self.nodes[0].cache_tokens_total)
         async with asyncio.timeout(DEADLINE_S):
             while not any(isinstance(word, Opened) for word in self.heard):
+                before = len(self.heard)
                 await self.say(asked)
-                await self.hears_more_than(len(self.heard))
+                await self.hears_more_than(before)
         await self.say(Close(asked.session))
 
     async def opens(self, *, at: int = 0, **changes: Any) -> SessionId:
