@@ -6,8 +6,8 @@ from typing import Final
 
 __all__ = ["in_company"]
 
-SLOW: Final = 3, 4, 5
-QUICK: Final = 6
+SLOW: Final = 3, 4, 5, 6
+QUICK: Final = 7
 """So few rows are multiplied as so many: with less to compute the processor asks for memory in
 bursts, and waits longer for all of it."""
 
