@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from shardline.core.errors import ForeignInvite, PeerFault, ProtocolMismatch
-from shardline.wire.frames import MESSAGES_MAX, Frame, decode_frame, encode_frame
+from shardline.wire.frames import (
+    MESSAGES_MAX,
+    SHARED_BYTES_MAX,
+    Frame,
+    decode_frame,
+    encode_frame,
+)
 from shardline.wire.handshake import HANDSHAKE_BYTES_MAX, Initiator, Responder, refusal
 from shardline.wire.sealing import TAG_BYTES
 from shardline.wire.transport import ChannelClosed
@@ -31,9 +37,6 @@ __all__ = ["Channel", "call", "welcome"]
 
 LARGE_BYTES: Final = 2**20
 """Frames from here on are sealed and opened in a worker thread: a MiB takes about 0.2 ms."""
-SMALL_BYTES: Final = 60 * 2**10
-"""Messages that share a frame are as large together at most, and leave at once: transports take
-64 KiB without a wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +97,12 @@ class Channel:
 
     def _hold(self, frame: Frame) -> bool:
         """Let this leave with what else is sent in this turn of the loop, if it can."""
-        if frame.size_bytes > SMALL_BYTES:
+        if frame.size_bytes > SHARED_BYTES_MAX:
             return False
-        if self._held_count == MESSAGES_MAX or len(self._held) + frame.size_bytes > SMALL_BYTES:
+        if (
+            self._held_count == MESSAGES_MAX
+            or len(self._held) + frame.size_bytes > SHARED_BYTES_MAX
+        ):
             self._send_held()
         if self._queue:
             return False

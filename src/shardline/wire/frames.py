@@ -28,6 +28,7 @@ __all__ = [
     "HEADER_BYTES_MAX",
     "MESSAGES_MAX",
     "SEGMENTS_MAX",
+    "SHARED_BYTES_MAX",
     "Frame",
     "decode_frame",
     "encode_frame",
@@ -41,6 +42,8 @@ SEGMENTS_MAX: Final = 4_096
 """Of one message."""
 MESSAGES_MAX: Final = 64
 """In one frame: a round's. More share a frame's cost among more, and hold the event loop longer."""
+SHARED_BYTES_MAX: Final = 60 * 2**10
+"""Of a frame with several messages: transports take 64 KiB without a wait."""
 
 ALIGN: Final = 16
 _LENGTHS = struct.Struct("<II")
@@ -97,8 +100,10 @@ def encode_frame(
 def decode_frame(
     frame: bytes | bytearray | memoryview, *, frame_bytes_max: int = FRAME_BYTES_MAX
 ) -> list[tuple[Message, list[memoryview]]]:
-    """The messages, each with views of its segments (no copies); raises PeerFault for anything
-    else.
+    """The messages and their segments; raises PeerFault for anything else.
+
+    A lone message's segments are views of the frame. Those of several are copied, so that what is
+    kept of one keeps no memory of another's.
     """
     view = memoryview(frame)
     if not _LENGTHS.size <= len(view) <= frame_bytes_max:
@@ -109,8 +114,12 @@ def decode_frame(
         if len(found) == MESSAGES_MAX:
             raise PeerFault(f"a frame with more than {MESSAGES_MAX} messages")
         at, message, segments = _decode_one(view, at)
+        if at < len(view) and len(view) > SHARED_BYTES_MAX:
+            raise PeerFault(f"a frame of {len(view)} bytes with several messages")
         found.append((message, segments))
-    return found
+    if len(found) == 1:
+        return found
+    return [(message, [memoryview(bytearray(one)) for one in views]) for message, views in found]
 
 
 def _decode_one(view: memoryview, start: int) -> tuple[int, Message, list[memoryview]]:

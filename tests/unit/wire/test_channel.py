@@ -10,8 +10,8 @@ import pytest
 
 from shardline.core.ids import NodeId, SessionId
 from shardline.wire import ChannelClosed, Close, Message, Step
-from shardline.wire.channel import LARGE_BYTES, SMALL_BYTES, Channel
-from shardline.wire.frames import FRAME_BYTES_MAX, MESSAGES_MAX
+from shardline.wire.channel import LARGE_BYTES, Channel
+from shardline.wire.frames import FRAME_BYTES_MAX, MESSAGES_MAX, SHARED_BYTES_MAX
 from shardline.wire.handshake import Established
 from shardline.wire.sealing import KEY_BYTES, Opener, Sealer
 
@@ -104,14 +104,14 @@ async def test_a_frame_has_so_many_messages_and_bytes(channel: Channel, pipe: Pi
         assert channel.send_now(step(number))
     assert len(pipe.sent) == 1
     for number in range(3):
-        assert channel.send_now(step(number), [bytes(SMALL_BYTES // 2)])
+        assert channel.send_now(step(number), [bytes(SHARED_BYTES_MAX // 2)])
     await asyncio.sleep(0)
-    assert max(map(len, pipe.sent)) <= SMALL_BYTES + 16
+    assert max(map(len, pipe.sent)) <= SHARED_BYTES_MAX + 16
     assert len(await come(channel)) == MESSAGES_MAX + 4
 
 
 async def test_small_and_large_messages_keep_their_order(channel: Channel) -> None:
-    sizes = [5, SMALL_BYTES, 7, LARGE_BYTES, 9]
+    sizes = [5, SHARED_BYTES_MAX, 7, LARGE_BYTES, 9]
     writing = asyncio.create_task(channel.write())
     async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
         for number, size in enumerate(sizes):

@@ -26,7 +26,7 @@ from shardline.wire import (
     decode_frame,
     encode_frame,
 )
-from shardline.wire.frames import MESSAGES_MAX
+from shardline.wire.frames import MESSAGES_MAX, SHARED_BYTES_MAX
 
 NODE = NodeId("ab" * 32)
 SESSION = SessionId("cd" * 16)
@@ -106,6 +106,24 @@ def test_only_so_many_messages_are_in_a_frame() -> None:
     assert len(decode_frame(one * MESSAGES_MAX)) == MESSAGES_MAX
     with pytest.raises(PeerFault, match="more than"):
         decode_frame(one * (MESSAGES_MAX + 1))
+
+
+def test_messages_that_share_a_frame_are_small_together() -> None:
+    most = frame_of(Ping(1), [bytes(SHARED_BYTES_MAX)])
+    assert len(decode_frame(most)) == 1
+    with pytest.raises(PeerFault, match="with several messages"):
+        decode_frame(most + frame_of(Ping(2), []))
+    with pytest.raises(PeerFault, match="with several messages"):
+        decode_frame(frame_of(Ping(2), []) + most)
+
+
+def test_what_is_kept_of_one_message_keeps_no_memory_of_others() -> None:
+    frame = bytearray(frame_of(Ping(1), [b"abc"]) + frame_of(Ping(2), [bytes(1_000)]))
+    (_, (mine,)), (_, (other,)) = decode_frame(frame)
+    assert mine.obj is not frame
+    assert mine.obj is not other.obj
+    mine[0] = ord("x")
+    assert (bytes(mine), len(other)) == (b"xbc", 1_000)
 
 
 @given(st.binary(max_size=300))
