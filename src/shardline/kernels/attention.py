@@ -26,7 +26,7 @@ GROUP_MOST: Final = 64
 ALONE_MOST: Final = 1 << 17
 """Numbers that one thread has read by the time that others would have begun."""
 ROW_FIELDS: Final = len(ROW)
-TOKENS: Final = RUN.index("tokens") - len(RUN)
+TOKENS: Final = list(RUN).index("tokens") - len(RUN)
 """Where the last run's tokens stand in the kernel's table, from its end."""
 
 _NOTHING: Final = (

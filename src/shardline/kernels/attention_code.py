@@ -13,97 +13,43 @@ from typing import Final
 from shardline.kernels.attention_tiles import TILES, tiles
 from shardline.kernels.rounding import rounded, short
 from shardline.kernels.softmax import BLOCK, LANES
+from shardline.kernels.spreading import TEAM, loads, typed
 
-__all__ = ["source"]
+__all__ = ["ROW", "RUN", "source"]
 
-HEAD: Final = """
-; What is asked: rows, queries, new keys (or none), new values, results; items (rows x shared
-; heads), shared heads, queries of each, width of keys, of values; bytes from place to place and
-; from head to head of queries, of new keys, of new values; the scale, as a float's bits.
-%job = type { ptr, ptr, ptr, ptr, ptr, i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, i64 }
-
-; A row: its place among queries, new keys, and results; its runs, how many; its place in these.
-%row = type { i64, ptr, i64, i64 }
-
-; Tokens that follow each other: their keys, their values, how many they are; bytes from row to row,
-; head to head, and token to token of keys, then of values.
-%run = type { ptr, ptr, i64, i64, i64, i64, i64, i64, i64 }
-
-declare i32 @omp_get_num_threads()
-declare i32 @omp_get_thread_num()
-declare void @GOMP_parallel(ptr, ptr, i32, i32)
+LOOP: Final = """
+; {what}
+define internal void @{name}({given}, i64 %width) {{
+begin:{before}
+  br label %lanes
+lanes:
+  %at = phi i64 [ 0, %begin ], [ %at.next, %lanes ]
+{body}
+  %at.next = add i64 %at, {lanes}
+  %within = icmp ult i64 %at.next, %width
+  br i1 %within, label %lanes, label %done
+done:
+  ret void
+}}
 """
 
-SMALL: Final = """
-; So many numbers in bfloat16, as they are.
-define internal void @copy(ptr %from, ptr %to, i64 %width) {
-begin:
-  br label %lanes
-lanes:
-  %at = phi i64 [ 0, %begin ], [ %at.next, %lanes ]
-  %taken = getelementptr i16, ptr %from, i64 %at
+COPY: Final = """  %taken = getelementptr i16, ptr %from, i64 %at
   %put = getelementptr i16, ptr %to, i64 %at
   %some = load <16 x i16>, ptr %taken, align 2
-  store <16 x i16> %some, ptr %put, align 2
-  %at.next = add i64 %at, 16
-  %within = icmp ult i64 %at.next, %width
-  br i1 %within, label %lanes, label %done
-done:
-  ret void
-}
-
-; The same as float32.
-define internal void @widen(ptr %from, ptr %to, i64 %width) {
-begin:
-  br label %lanes
-lanes:
-  %at = phi i64 [ 0, %begin ], [ %at.next, %lanes ]
-  %taken = getelementptr i16, ptr %from, i64 %at
+  store <16 x i16> %some, ptr %put, align 2"""
+WIDEN: Final = """  %taken = getelementptr i16, ptr %from, i64 %at
   %put = getelementptr float, ptr %to, i64 %at
   %some = call <16 x float> @read.16(ptr %taken)
-  store <16 x float> %some, ptr %put, align 64
-  %at.next = add i64 %at, 16
-  %within = icmp ult i64 %at.next, %width
-  br i1 %within, label %lanes, label %done
-done:
-  ret void
-}
-
-; So many zeros.
-define internal void @clear(ptr %to, i64 %width) {
-begin:
-  br label %lanes
-lanes:
-  %at = phi i64 [ 0, %begin ], [ %at.next, %lanes ]
-  %put = getelementptr float, ptr %to, i64 %at
-  store <16 x float> zeroinitializer, ptr %put, align 64
-  %at.next = add i64 %at, 16
-  %within = icmp ult i64 %at.next, %width
-  br i1 %within, label %lanes, label %done
-done:
-  ret void
-}
-
-; Sums over the weights' total, in bfloat16.
-define internal void @finish(ptr %sums, float %total, ptr %to, i64 %width) {
-begin:
-  %totals = call <16 x float> @spread(float %total)
-  br label %lanes
-lanes:
-  %at = phi i64 [ 0, %begin ], [ %at.next, %lanes ]
-  %taken = getelementptr float, ptr %sums, i64 %at
+  store <16 x float> %some, ptr %put, align 64"""
+CLEAR: Final = """  %put = getelementptr float, ptr %to, i64 %at
+  store <16 x float> zeroinitializer, ptr %put, align 64"""
+FINISH: Final = """  %taken = getelementptr float, ptr %sums, i64 %at
   %put = getelementptr i16, ptr %to, i64 %at
   %sum = load <16 x float>, ptr %taken, align 64
   %mean = fdiv <16 x float> %sum, %totals
   %short = call <16 x i16> @rounded.16(<16 x float> %mean)
-  store <16 x i16> %short, ptr %put, align 2
-  %at.next = add i64 %at, 16
-  %within = icmp ult i64 %at.next, %width
-  br i1 %within, label %lanes, label %done
-done:
-  ret void
-}
-"""
+  store <16 x i16> %short, ptr %put, align 2"""
+TOTALS: Final = "\n  %totals = call <16 x float> @spread(float %total)"
 
 WALK: Final = """
 ; All queries of an item by a block.
@@ -257,19 +203,22 @@ team:
 }}
 """
 
-JOB: Final = (
-    *("rows", "new.queries", "new.keys", "new.values", "outputs"),
-    *("items", "heads", "group", "width", "out.width"),
-    *("queries.place", "queries.head", "keys.place", "keys.head", "values.place", "values.head"),
-    "scale.long",
+JOB: Final = typed(
+    ptr="rows new.queries new.keys new.values outputs",
+    i64="items heads group width out.width queries.place queries.head keys.place keys.head "
+    "values.place values.head scale.long",
 )
-"""The fields of a job, by the names that they have in an item; those of a row, and of a run."""
-ROW: Final = "place", "runs", "count", "which"
-RUN: Final = (
-    *("run.keys", "run.values", "tokens", "key.row", "key.head", "key.step"),
-    *("value.row", "value.head", "value.step"),
+"""What is asked: rows, queries, new keys (or none), new values, results; items (rows x shared
+heads), shared heads, queries of each, width of keys, of values; bytes from place to place and from
+head to head of queries, of new keys, of new values; the scale, as a float's bits."""
+ROW: Final = {"place": "i64", "runs": "ptr", "count": "i64", "which": "i64"}
+"""A row: its place among queries, new keys, and results; its runs, how many; its place in these."""
+RUN: Final = typed(
+    ptr="run.keys run.values",
+    i64="tokens key.row key.head key.step value.row value.head value.step",
 )
-POINTERS: Final = {*JOB[:5], "runs", *RUN[:2]}
+"""Tokens that follow each other: their keys, their values, how many they are; bytes from row to
+row, head to head, and token to token of keys, then of values."""
 WIDTHS: Final = {"key": "width", "value": "out.width"}
 LOWEST: Final = "0xfff0000000000000"
 """Minus infinity."""
@@ -277,16 +226,25 @@ LOWEST: Final = "0xfff0000000000000"
 
 def source() -> str:
     """The whole module: `attend`, a job on so many threads."""
-    return HEAD + rounded(LANES) + short(LANES) + tiles() + SMALL + _walk()
-
-
-def _fields(kind: str, names: tuple[str, ...], prefix: str = "") -> str:
-    """Each field of one of these, loaded."""
-    return "\n".join(
-        f"  %{prefix}{name}.at = getelementptr %{kind}, ptr %{prefix}{kind}, i32 0, i32 {index}\n"
-        f"  %{prefix}{name} = load {'ptr' if name in POINTERS else 'i64'}, ptr %{prefix}{name}.at"
-        for index, name in enumerate(names)
+    structs = {"job": JOB, "row": ROW, "run": RUN}
+    types = [f"%{name} = type {{ {', '.join(of.values())} }}\n" for name, of in structs.items()]
+    to, both = "ptr %to", "ptr %from, ptr %to"
+    loops = (
+        _loop("So many numbers in bfloat16, as they are.", "copy", both, COPY),
+        _loop("The same as float32.", "widen", both, WIDEN),
+        _loop("So many zeros.", "clear", to, CLEAR),
+        _loop(
+            "Sums over the weights' total, in bfloat16.",
+            *("finish", f"ptr %sums, float %total, {to}", FINISH, TOTALS),
+        ),
     )
+    parts = [TEAM, *types, rounded(LANES), short(LANES), tiles(), *loops, _walk()]
+    return "".join(parts)
+
+
+def _loop(what: str, name: str, given: str, body: str, before: str = "") -> str:
+    """A function that does this to 16 numbers after the other."""
+    return LOOP.format(what=what, name=name, given=given, body=body, before=before, lanes=LANES)
 
 
 def _address(name: str, base: str, *terms: tuple[str, str]) -> str:
@@ -338,10 +296,10 @@ do.{tile}:
         nexts="".join(f", [ %i.{tile}, %do.{tile} ]" for tile in TILES),
         first=TILES[0],
         cases="\n".join(cases),
-        job=_fields("job", JOB),
-        row=_fields("row", ROW),
-        end=_fields("run", RUN, "end."),
-        run=_fields("run", RUN),
+        job=loads("job", JOB, first=0),
+        row=loads("row", ROW, first=0),
+        end=loads("run", RUN, first=0, prefix="end."),
+        run=loads("run", RUN, first=0),
         written="\n".join(written),
         query=_address(
             "query", "new.queries", ("place", "queries.place"), ("q.all", "queries.head")
@@ -349,5 +307,5 @@ do.{tile}:
         mine="\n".join(mine),
         block=BLOCK,
         lowest=LOWEST,
-        items=JOB.index("items"),
+        items=list(JOB).index("items"),
     )

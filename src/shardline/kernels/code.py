@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from shardline.kernels.arithmetic import HALVES
 from shardline.kernels.laying import ROWS, SLACK_BYTES
-from shardline.kernels.spreading import SPREAD
+from shardline.kernels.spreading import SPREAD, loads, stores, typed
 
 if TYPE_CHECKING:
     from shardline.kernels.arithmetic import Arithmetic
@@ -25,11 +25,10 @@ FEW: Final = 4
 """Rows: for so many, `ahead_few` is how far weights are asked for."""
 STEP: Final = 7
 """A step's 128 bytes of a panel, as a shift."""
-HELD: Final = ("all", "weights", "beside", "steps", "stretch")
-JOB: Final = (
-    "weights", "beside", "steps", "stretch", "inputs", "outputs", "of.rows", "rows", "each",
-)  # fmt: skip
-POINTERS: Final = ("inputs", "weights", "outputs", "beside", "of.rows")
+HELD: Final = typed(ptr="weights beside", i64="all steps stretch")
+"""Of a weight, for good: weights, what outputs have besides, panels, steps, a stretch's."""
+JOB: Final = typed(ptr="weights beside inputs outputs of.rows", i64="steps stretch rows each")
+"""What is asked: the weight's own, inputs, outputs, what rows have, rows, a result's bytes."""
 EACH: Final = {"bfloat16": 2, "float32": 4}
 """Bytes of a number."""
 
@@ -39,11 +38,8 @@ declare void @free(ptr)
 """
 
 WALK: Final = """
-; Of a weight, for good: panels, weights, what outputs have besides, steps, steps of a stretch.
-%held = type {{ i64, ptr, ptr, i64, i64 }}
-
-; What is asked: panels, the weight's own, inputs, outputs, what rows have, rows, a result's bytes.
-%job = type {{ %work, ptr, ptr, i64, i64, ptr, ptr, ptr, i64, i64 }}
+%held = type {{ {held} }}
+%job = type {{ %work, {job} }}
 
 ; The panels [%first, %stop), each by all tiles of rows.
 define internal void @panels(ptr %job, i64 %first, i64 %stop) {{
@@ -196,37 +192,17 @@ def source(arithmetic: Arithmetic) -> str:
 
 
 def _product(arithmetic: Arithmetic, name: str) -> str:
-    fields = [
-        f"{_place('held', field, at)}\n  %{field} = load {_type(field)}, ptr %{field}.place"
-        for at, field in enumerate(HELD)
-    ]
-    puts = [
-        f"{_place('job', field, at, 'put')}\n  store {_type(field)} %{field}, ptr %{field}.put"
-        for at, field in enumerate(JOB, 1)
-    ]
     return PRODUCT.format(
         name=name,
-        fields="\n".join(fields),
-        puts="\n".join(puts),
+        fields=loads("held", HELD, first=0),
+        puts=stores("job", JOB),
         each=EACH[name],
         lone=int(arithmetic.lies),
         slack=SLACK_BYTES,
     )
 
 
-def _place(struct: str, field: str, at: int, name: str = "place") -> str:
-    return f"  %{field}.{name} = getelementptr %{struct}, ptr %{struct}, i32 0, i32 {at}"
-
-
-def _type(field: str) -> str:
-    return "ptr" if field in POINTERS else "i64"
-
-
 def _walk(arithmetic: Arithmetic) -> str:
-    fields = [
-        f"{_place('job', field, at)}\n  %{field} = load {_type(field)}, ptr %{field}.place"
-        for at, field in enumerate(JOB, 1)
-    ]
     given = (
         "ptr %in, ptr %mine, i64 %pace, i64 %steps, i64 %stretch, ptr %out, i64 %width, i64 %each,"
         " ptr %ours, ptr %theirs"
@@ -236,7 +212,9 @@ def _walk(arithmetic: Arithmetic) -> str:
         for rows in range(1, ROWS + 1)
     ]
     return WALK.format(
-        fields="\n".join(fields),
+        held=", ".join(HELD.values()),
+        job=", ".join(JOB.values()),
+        fields=loads("job", JOB),
         most=ROWS - 1,
         rows=ROWS,
         shift=STEP,

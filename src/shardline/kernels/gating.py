@@ -14,7 +14,7 @@ import torch
 
 from shardline.kernels.compiling import engine_of
 from shardline.kernels.rounding import rounded, short
-from shardline.kernels.spreading import GRAIN, SPREAD
+from shardline.kernels.spreading import GRAIN, SPREAD, asking, loads, typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,9 +25,6 @@ NUMBERS: Final = 2**16
 LANES: Final = 16
 
 GATE: Final = """
-; Gates, what they let through, the function's table, where the result goes.
-%gate = type {{ %work, ptr, ptr, ptr, ptr }}
-
 define internal i16 @looked.up(ptr %table, i16 %number) alwaysinline {{
   %at = zext i16 %number to i64
   %place = getelementptr i16, ptr %table, i64 %at
@@ -77,19 +74,10 @@ one:
 done:
   ret void
 }}
-
-define void @gated(ptr %gates, ptr %ups, ptr %table, ptr %out, i64 %count, i32 %threads) {{
-  %gate = alloca %gate
-  store ptr @some, ptr %gate
-  %count.place = getelementptr %work, ptr %gate, i32 0, i32 1
-  store i64 %count, ptr %count.place
-{stores}
-  call void @spread(ptr %gate, i32 %threads)
-  ret void
-}}
 """
 
-FIELDS: Final = ("gates", "ups", "table", "out")
+FIELDS: Final = typed(ptr="gates ups table out")
+"""Gates, what they let through, the function's table, where the result goes."""
 
 
 def source() -> str:
@@ -101,21 +89,11 @@ def source() -> str:
         for lane in range(LANES)
         for before in [f"%found.{lane - 1}" if lane else "poison"]
     ]
-    places = [
-        f"  %{name}.place = getelementptr %gate, ptr %gate, i32 0, i32 {at}"
-        for at, name in enumerate(FIELDS, 1)
-    ]
-    loads = [f"  %{name} = load ptr, ptr %{name}.place" for name in FIELDS]
-    stores = [f"  store ptr %{name}, ptr %{name}.place" for name in FIELDS]
     gate = GATE.format(
-        loads="\n".join(places + loads),
-        stores="\n".join(places + stores),
-        found="\n".join(found),
-        lanes=LANES,
-        last=LANES - 1,
+        loads=loads("gate", FIELDS), found="\n".join(found), lanes=LANES, last=LANES - 1
     )
     parts = [part(lanes) for lanes in (1, LANES) for part in (short, rounded)]
-    return "".join([SPREAD, *parts, gate])
+    return "".join([SPREAD, *parts, asking("gated", "gate", "some", FIELDS), gate])
 
 
 @functools.cache

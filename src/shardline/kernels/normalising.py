@@ -16,7 +16,7 @@ import torch
 
 from shardline.kernels.compiling import engine_of
 from shardline.kernels.rounding import rounded, short
-from shardline.kernels.spreading import GRAIN, SPREAD
+from shardline.kernels.spreading import GRAIN, SPREAD, asking, loads, typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,11 +27,6 @@ LEAST: Final = 8
 """Inputs that torch adds at a time; rows are of whole such parts."""
 MOST: Final = 2**20
 """Inputs of a row: beyond these torch adds more than 16 at a level."""
-
-WORK: Final = """
-; Rows, their weight, where the result goes, inputs of a row, epsilon.
-%norm = type { %work, ptr, ptr, ptr, i64, float }
-"""
 
 # Of a row: 1 / sqrt(mean of squares + epsilon).
 SCALE: Final = """
@@ -123,7 +118,7 @@ parted:
 
 
 ROWS: Final = """
-define internal void @{way}.rows(ptr %norm, i64 %first, i64 %stop) {{
+define internal void @{way}.rows(ptr %norm.{way}, i64 %first, i64 %stop) {{
 begin:
 {fields}
   br label %row
@@ -160,17 +155,6 @@ row.done:
 done:
   ret void
 }}
-
-define void @{way}(ptr %rows, ptr %weight, ptr %out, i64 %count, i64 %width, float %eps,
-    i32 %threads) {{
-  %norm = alloca %norm
-  store ptr @{way}.rows, ptr %norm
-  %count.place = getelementptr %norm, ptr %norm, i32 0, i32 0, i32 1
-  store i64 %count, ptr %count.place
-{puts}
-  call void @spread(ptr %norm, i32 %threads)
-  ret void
-}}
 """
 
 WAYS: Final = {
@@ -183,13 +167,8 @@ WAYS: Final = {
   %factor = fadd <8 x float> %w, splat (float 1.0)""",
 }
 """What is multiplied: rounded inputs by weights, exact ones, or these by 1 + weights."""
-FIELDS: Final = (
-    ("rows", "ptr"),
-    ("weight", "ptr"),
-    ("out", "ptr"),
-    ("width", "i64"),
-    ("eps", "float"),
-)
+FIELDS: Final = typed(ptr="rows weight out", i64="width", float="eps")
+"""Rows, their weight, where the result goes, inputs of a row, epsilon."""
 
 
 def source() -> str:
@@ -200,18 +179,13 @@ def source() -> str:
         + ">"
         for part in range(4)
     ]
-    places = {
-        name: f"  %{name}.place = getelementptr %norm, ptr %norm, i32 0, i32 {at}\n"
-        for at, (name, _) in enumerate(FIELDS, 1)
-    }
-    fields = [f"{places[name]}  %{name} = load {kind}, ptr %{name}.place" for name, kind in FIELDS]
-    puts = [f"{places[name]}  store {kind} %{name}, ptr %{name}.place" for name, kind in FIELDS]
     rows = [
-        ROWS.format(way=way, turned=turned, fields="\n".join(fields), puts="\n".join(puts))
+        asking(way, f"norm.{way}", f"{way}.rows", FIELDS)
+        + ROWS.format(way=way, turned=turned, fields=loads(f"norm.{way}", FIELDS))
         for way, turned in WAYS.items()
     ]
     scale = SCALE.replace("{eights}", "\n".join(eights))
-    return "".join([SPREAD, short(8), short(32), rounded(8), WORK, scale, *rows])
+    return "".join([SPREAD, short(8), short(32), rounded(8), scale, *rows])
 
 
 @functools.cache
@@ -220,8 +194,8 @@ def _functions() -> dict[str, Callable[..., None]]:
     engine = engine_of(source())
     if engine is None:
         return {}
-    pointers, sizes = 3 * [ctypes.c_void_p], 2 * [ctypes.c_int64]
-    kinds = *pointers, *sizes, ctypes.c_float, ctypes.c_int
+    sizes = ctypes.c_int64, ctypes.c_float, ctypes.c_int64
+    kinds = *3 * [ctypes.c_void_p], *sizes, ctypes.c_int
     return {way: engine.function(way, None, *kinds) for way in WAYS}
 
 
@@ -245,5 +219,5 @@ def normalised(x: torch.Tensor, weight: torch.Tensor, eps: float, way: str) -> t
     out = torch.empty_like(x)
     threads = 1 if rows * width < GRAIN else torch.get_num_threads()
     places = x.data_ptr(), weight.data_ptr(), out.data_ptr()
-    _functions()[way](*places, rows, width, eps, threads)
+    _functions()[way](*places, width, eps, rows, threads)
     return out

@@ -32,7 +32,7 @@ class Held:
         count, steps, outputs, each = panels.shape
         self.outputs, self.inputs = count * outputs, steps * each
         self._panels, self._beside = panels, beside
-        fields = count, panels.data_ptr(), beside.data_ptr(), steps, stretch // each
+        fields = panels.data_ptr(), beside.data_ptr(), count, steps, stretch // each
         self._fields = (ctypes.c_int64 * len(fields))(*fields)
         self._fields_at = ctypes.addressof(self._fields)
         self._products = functions(arithmetic)

@@ -14,7 +14,7 @@ import torch
 
 from shardline.kernels.compiling import engine_of
 from shardline.kernels.rounding import rounded, short
-from shardline.kernels.spreading import GRAIN, SPREAD
+from shardline.kernels.spreading import GRAIN, SPREAD, asking, loads, typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +27,6 @@ AXES: Final = 4
 SIDES: Final = 3
 
 TURN: Final = """
-; Heads, cosines and sines of their tokens, where the result goes; heads of a token, numbers of a
-; head, tokens that have cosines of their own.
-%turn = type {{ %work, ptr, ptr, ptr, ptr, i64, i64, i64 }}
-
 ; One half: times the cosines, and the other half, or what that lacks to 0, times the sines.
 define internal void @half(ptr %mine, ptr %other, ptr %cos, ptr %sin, ptr %to, i1 %less)
     alwaysinline {{
@@ -103,16 +99,6 @@ done:
   ret void
 }}
 
-define internal void @turned({given}, i64 %count, i32 %threads) {{
-  %turn = alloca %turn
-  store ptr @some, ptr %turn
-  %count.place = getelementptr %work, ptr %turn, i32 0, i32 1
-  store i64 %count, ptr %count.place
-{stores}
-  call void @spread(ptr %turn, i32 %threads)
-  ret void
-}}
-
 define void @rotated(ptr %queries, ptr %keys, ptr %cos, ptr %sin, ptr %to, ptr %to.keys,
     i64 %heads, i64 %shared, i64 %width, i64 %period, i64 %count, i32 %threads) {{
   call void @turned(ptr %queries, ptr %cos, ptr %sin, ptr %to, i64 %heads, i64 %width,
@@ -123,27 +109,16 @@ define void @rotated(ptr %queries, ptr %keys, ptr %cos, ptr %sin, ptr %to, ptr %
 }}
 """
 
-FIELDS: Final = {
-    "x": "ptr", "cos": "ptr", "sin": "ptr", "out": "ptr",
-    "heads": "i64", "width": "i64", "period": "i64",
-}  # fmt: skip
+FIELDS: Final = typed(ptr="x cos sin out", i64="heads width period")
+"""Heads' numbers, cosines and sines of their tokens, where the result goes; heads of a token,
+numbers of a head, tokens that have cosines of their own."""
 
 
 def source() -> str:
     """The whole module: `rotated`."""
-    places = [
-        f"  %{name}.place = getelementptr %turn, ptr %turn, i32 0, i32 {at}"
-        for at, name in enumerate(FIELDS, 1)
-    ]
-    loads = [f"  %{name} = load {kind}, ptr %{name}.place" for name, kind in FIELDS.items()]
-    stores = [f"  store {kind} %{name}, ptr %{name}.place" for name, kind in FIELDS.items()]
-    turn = TURN.format(
-        n=LANES,
-        loads="\n".join(places + loads),
-        stores="\n".join(places + stores),
-        given=", ".join(f"{kind} %{name}" for name, kind in FIELDS.items()),
-    )
-    return "".join([SPREAD, short(LANES), rounded(LANES), turn])
+    turn = TURN.format(n=LANES, loads=loads("turn", FIELDS))
+    asked = asking("turned", "turn", "some", FIELDS, seen=False)
+    return "".join([SPREAD, short(LANES), rounded(LANES), asked, turn])
 
 
 @functools.cache
@@ -168,7 +143,8 @@ def rotated(
     if function is None or not alike or len(size) != SIDES or sin.shape != size:
         return None
     heads, shared = _heads(queries, size), _heads(keys, size)
-    here = cos.is_cpu and queries.is_cpu and cos.is_contiguous() and sin.is_contiguous()
+    here = all(one.is_cpu for one in (queries, keys, cos, sin))
+    here = here and cos.is_contiguous() and sin.is_contiguous()
     if not heads or not shared or not here:
         return None
     found = torch.empty_like(queries), torch.empty_like(keys)
