@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from shardline.kernels.attention_code import ROW, RUN, source
+from shardline.kernels.attention_code import JOB, ROW, RUN, source
+from shardline.kernels.calling import call
 from shardline.kernels.compiling import engine_of
 from shardline.kernels.softmax import BLOCK, LANES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Runs", "attend", "can_attend"]
+__all__ = ["Attention", "Form", "Runs", "attend", "can_attend"]
 
 BYTES: Final = torch.bfloat16.itemsize
 WIDTH_MOST: Final = 256
@@ -26,8 +27,12 @@ GROUP_MOST: Final = 64
 ALONE_MOST: Final = 1 << 17
 """Numbers that one thread has read by the time that others would have begun."""
 ROW_FIELDS: Final = len(ROW)
+ITEMS: Final = list(JOB).index("items")
 TOKENS: Final = list(RUN).index("tokens") - len(RUN)
 """Where the last run's tokens stand in the kernel's table, from its end."""
+
+Form = tuple[int, tuple[int, int]]
+"""Heads, and the widths of a key and of a value."""
 
 _NOTHING: Final = (
     torch.empty((1, 1, 0, 1), dtype=torch.bfloat16),
@@ -75,8 +80,7 @@ class Runs:
         self._held = [(_along(keys), _along(values)) for keys, values in pairs]
         keys, values = self._held[-1]
         self.rows, heads, self.room, width = keys.shape
-        self.form = heads, (width, values.shape[-1])
-        """Heads, and the widths of a key and of a value."""
+        self.form: Form = heads, (width, values.shape[-1])
         self._before = 0
         self._table = array("q")
         for at, pair in enumerate(self._held, 1 - len(self._held)):
@@ -109,44 +113,76 @@ class Runs:
         return 0 if last else tokens
 
 
+class Attention:
+    """A call of the kernel, to be made for these sessions, and again for others of their form.
+
+    It holds addresses: whoever calls it keeps what is at them.
+    """
+
+    def __init__(self, sessions: Sequence[tuple[int, Runs]], places: int, fixed: list[int]) -> None:
+        self._places = places
+        self.form = sessions[0][1].form
+        self._job = array("q", [0, *fixed])
+        self.ask(sessions)
+
+    def ask(self, sessions: Sequence[tuple[int, Runs]]) -> None:
+        """Whose keys and values are seen next; raises ValueError."""
+        shared, widths = self.form
+        self._rows, read = _rows(sessions, self._places, self.form)
+        asked = len(self._rows) // ROW_FIELDS
+        self._job[0], self._job[ITEMS] = self._rows.buffer_info()[0], asked * shared
+        few = read * shared * sum(widths) < ALONE_MOST
+        self._threads = 1 if few else torch.get_num_threads()
+
+    def __call__(self) -> None:
+        """Write the results."""
+        _kernel()(self._job.buffer_info()[0], self._threads)
+
+
 def attend(
     query: torch.Tensor,
     sessions: Sequence[tuple[int, Runs]],
     fresh: tuple[torch.Tensor, torch.Tensor] | None = None,
     scale: float | None = None,
+    note: Callable[[Attention], None] | None = None,
 ) -> torch.Tensor:
     """(1, heads, places, width) -> (1, places, heads, width of values); zeros where nobody asks.
 
     A session's rows are at the places from its first on, and see all that is in its runs. `fresh`
-    are keys and values of these places, which are first written over each row's last token.
+    are keys and values of these places, which are first written over each row's last token. `note`
+    gets the call before it is made.
     """
-    kernel = _compiled()
-    if kernel is None:
-        raise ValueError("there is no kernel for attention on this machine")
-    rows, read = _rows(sessions, query.shape[2])
+    _kernel()
+    _, heads, places, width = query.shape
     shared, widths = sessions[0][1].form
     keys, values = fresh or _NOTHING
     given = [_along(states) for states in (query, keys, values)]
     _check_given(given, shared, widths, new=fresh is not None)
-    _, heads, places, width = query.shape
-    asked = len(rows) // ROW_FIELDS
-    out = (query.new_empty if asked == places else query.new_zeros)((1, places, heads, widths[1]))
+    whole = sum(runs.rows for _, runs in sessions) == places
+    out = (query.new_empty if whole else query.new_zeros)((1, places, heads, widths[1]))
     strides = [states.stride() for states in given]
     steps = [BYTES * stride[dim] for stride in strides for dim in (2, 1)]
     scale_bits = _bits(width**-0.5 if scale is None else float(scale))
     at = [states.data_ptr() for states in (*given, out)]
-    sizes = asked * shared, shared, heads // shared, *widths
-    job = array("q", [rows.buffer_info()[0], *at, *sizes, *steps, scale_bits])
-    few = read * shared * sum(widths) < ALONE_MOST
-    kernel(job.buffer_info()[0], 1 if few else torch.get_num_threads())
+    sizes = 0, shared, heads // shared, *widths
+    attention = Attention(sessions, places, [*at, *sizes, *steps, scale_bits])
+    if note is not None:
+        note(attention)
+    call(attention)
     return out
 
 
-def _rows(sessions: Sequence[tuple[int, Runs]], places: int) -> tuple[array[int], int]:
+def _kernel() -> Callable[[int, int], None]:
+    kernel = _compiled()
+    if kernel is None:
+        raise ValueError("there is no kernel for attention on this machine")
+    return kernel
+
+
+def _rows(sessions: Sequence[tuple[int, Runs]], places: int, form: Form) -> tuple[array[int], int]:
     """The kernel's table, and how many tokens it reads."""
     rows = array("q")
     read = 0
-    form = sessions[0][1].form
     for first, runs in sessions:
         if runs.form != form:
             raise ValueError(f"heads and widths of {runs.form} beside {form}")

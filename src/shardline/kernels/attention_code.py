@@ -15,7 +15,7 @@ from shardline.kernels.rounding import rounded, short
 from shardline.kernels.softmax import BLOCK, LANES
 from shardline.kernels.spreading import TEAM, loads, typed
 
-__all__ = ["ROW", "RUN", "source"]
+__all__ = ["JOB", "ROW", "RUN", "source"]
 
 LOOP: Final = """
 ; {what}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from shardline.kernels.calling import call
 from shardline.kernels.compiling import engine_of
 from shardline.kernels.rounding import rounded, short
 from shardline.kernels.spreading import GRAIN, SPREAD, asking, loads, typed
@@ -128,5 +129,5 @@ def gated(gates: torch.Tensor, ups: torch.Tensor, table: torch.Tensor) -> torch.
     gates, ups = gates.contiguous(), ups.contiguous()
     at, count = gates.data_ptr(), gates.numel()
     threads = 1 if count < GRAIN else torch.get_num_threads()
-    function(at, ups.data_ptr(), table.data_ptr(), at, count, threads)
+    call(function, at, ups.data_ptr(), table.data_ptr(), at, count, threads)
     return gates

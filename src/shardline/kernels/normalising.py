@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from shardline.kernels.calling import call
 from shardline.kernels.compiling import engine_of
 from shardline.kernels.rounding import rounded, short
 from shardline.kernels.spreading import GRAIN, SPREAD, asking, loads, typed
@@ -219,5 +220,5 @@ def normalised(x: torch.Tensor, weight: torch.Tensor, eps: float, way: str) -> t
     out = torch.empty_like(x)
     threads = 1 if rows * width < GRAIN else torch.get_num_threads()
     places = x.data_ptr(), weight.data_ptr(), out.data_ptr()
-    _functions()[way](*places, width, eps, rows, threads)
+    call(_functions()[way], *places, width, eps, rows, threads)
     return out

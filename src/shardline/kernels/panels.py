@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from shardline.kernels.calling import call
 from shardline.kernels.code import OUTPUTS
 from shardline.kernels.company import in_company
 from shardline.kernels.compiling import compiled, functions
@@ -50,7 +51,7 @@ class Held:
         out = x.new_empty(shape if many == rows else (many, self.outputs))
         if rows:
             places = self._fields_at, x.data_ptr(), out.data_ptr()
-            done = product(*places, rows, many, most, torch.get_num_threads())
+            done = call(product, *places, rows, many, most, torch.get_num_threads())
             if done == BEYOND:
                 return None
             if done == NO_MEMORY:

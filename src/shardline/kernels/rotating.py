@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from shardline.kernels.calling import call
 from shardline.kernels.compiling import engine_of
 from shardline.kernels.rounding import rounded, short
 from shardline.kernels.spreading import GRAIN, SPREAD, asking, loads, typed
@@ -153,7 +154,7 @@ def rotated(
     rows, (own, tokens, width) = len(queries), size
     count = rows * tokens
     threads = 1 if count * heads * width < GRAIN else torch.get_num_threads()
-    function(*places, *targets, heads, shared, width, own * tokens, count, threads)
+    call(function, *places, *targets, heads, shared, width, own * tokens, count, threads)
     return found
 
 

@@ -72,6 +72,8 @@ def _attend(
         return query.new_zeros(shape), None
     asked = {index: mask for index, mask in enumerate(_now.masks) if pieces[index].failed is None}
     out = _in_one_call(pieces, given, query, asked, options)
+    if asked:
+        given.note(None)
     out = query.new_zeros(shape) if out is None else out
     queries = parts(pieces, query) if asked else ()
     for index, mask in asked.items():
@@ -109,7 +111,7 @@ def _in_one_call(
         del asked[index]
     if not sessions:
         return None
-    return attend(query, sessions, given.fresh, options.get("scaling"))
+    return attend(query, sessions, given.fresh, options.get("scaling"), given.note)
 
 
 def _function(module: nn.Module) -> Callable[..., Any]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from transformers import Cache
 
-    from shardline.kernels import Runs
+    from shardline.kernels import Attention, Form, Runs
     from shardline.model.pages import KeysValues
 
 __all__ = [
@@ -37,7 +37,9 @@ __all__ = [
     "Handing",
     "Kind",
     "Merged",
+    "Noted",
     "agree",
+    "flat",
     "is_tokenwise",
     "kind_of",
     "parts",
@@ -49,6 +51,9 @@ TOLERANCE: Final = {torch.float32: 1e-3, torch.float64: 1e-6}
 """The mean difference of what comes out, over its mean size; wrong merging is wrong by far more."""
 TOLERANCE_16: Final = 0.05
 
+Noted = tuple[int, "Attention | None", "KeysValues"]
+"""A layer, how its lone tokens attend (None: not so that it can be done again), and their new keys
+and values."""
 Kind = tuple[Any, ...]
 """Steps of one kind may be merged with each other."""
 
@@ -79,6 +84,14 @@ class Piece:
         _, heads, _, width = own.shape
         return own.reshape(heads, self.rows, self.tokens, width).transpose(0, 1)
 
+    def runs(self, layer: int, fresh: KeysValues, form: Form) -> Runs | None:
+        """Where its keys and values lie, with room for one more; None if not as they are.
+
+        Raises ValueError.
+        """
+        held = self.cache.paged(layer) if isinstance(self.cache, SpanCache) else None
+        return None if held is None else held.reached(self.rows, fresh, form)
+
     @contextlib.contextmanager
     def failing_alone(self) -> Generator[None]:
         """What is wrong with one session's masks or cache is no other's fault."""
@@ -100,12 +113,18 @@ class Given:
     """Keys and values of all sessions' new tokens, (1, heads, all tokens, width), for one layer."""
 
     def __init__(
-        self, pieces: Sequence[Piece], states: KeysValues, layer: int, rest: tuple[Any, Any]
+        self,
+        pieces: Sequence[Piece],
+        states: KeysValues,
+        layer: int,
+        rest: tuple[Any, Any],
+        noted: list[Noted] | None,
     ) -> None:
         self.fresh = states
+        self._noted = noted
         self._form = states[0].shape[1], (states[0].shape[-1], states[1].shape[-1])
-        self._pieces = pieces
         self._layer = layer
+        self._pieces = pieces
         self._rest = rest
 
     def states(self, index: int) -> KeysValues:
@@ -122,9 +141,12 @@ class Given:
 
         Raises ValueError.
         """
-        piece = self._pieces[index]
-        layer = piece.cache.paged(self._layer) if isinstance(piece.cache, SpanCache) else None
-        return None if layer is None else layer.reached(piece.rows, self.fresh, self._form)
+        return self._pieces[index].runs(self._layer, self.fresh, self._form)
+
+    def note(self, attention: Attention | None) -> None:
+        """How all sessions' tokens attend here, for who has it done again; None if in many ways."""
+        if self._noted is not None:
+            self._noted.append((self._layer, attention, self.fresh))
 
     @functools.cached_property
     def _parts(self) -> list[KeysValues]:
@@ -141,6 +163,8 @@ class Handing:
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self.pieces = pieces
+        self.noted: list[Noted] | None = None
+        """Who wants to know how lone tokens attend, to have it done again."""
         self._given: Given | None = None
 
     def update(
@@ -153,7 +177,7 @@ class Handing:
     ) -> KeysValues:
         """Hold them until they are attended to; they come out as they were."""
         states = key_states, value_states
-        self._given = Given(self.pieces, states, layer_idx, (args, kwargs))
+        self._given = Given(self.pieces, states, layer_idx, (args, kwargs), self.noted)
         return states
 
     def take(self) -> Given | None:
@@ -263,7 +287,7 @@ def _joined(
         if not isinstance(leaf, torch.Tensor):
             return leaf
         return torch.cat(
-            [_flat(one, piece) for one, piece in zip(each, pieces, strict=True)],
+            [flat(one, piece) for one, piece in zip(each, pieces, strict=True)],
             dim=min(1, leaf.dim() - 1),
         )
 
@@ -273,7 +297,7 @@ def _joined(
     return Call(args, kwargs), masks[0] if masks else (None,) * len(pieces)
 
 
-def _flat(leaf: torch.Tensor, piece: Piece) -> torch.Tensor:
+def flat(leaf: torch.Tensor, piece: Piece) -> torch.Tensor:
     """Side inputs of each row's tokens, in one row."""
     if not is_tokenwise(leaf, piece.rows, piece.tokens):
         raise Cannot(f"a side input of shape {tuple(leaf.shape)}")

@@ -15,6 +15,7 @@ import torch
 from shardline.core.errors import PeerFault, ShardlineError, StepFailed
 from shardline.model.cutting import cut
 from shardline.model.merging import Cannot, Kind, Merged, agree, kind_of
+from shardline.model.taping import RunsMerged, Tapes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from shardline.model.caches import SpanCache
     from shardline.model.cross import SessionCache
     from shardline.model.crossing import Crossing, Returned
-    from shardline.model.trees import Leaf, Tree
 
     Found = Crossing | Returned | ShardlineError
 
@@ -33,7 +33,7 @@ KINDS_MAX: Final = 64
 
 
 @runtime_checkable
-class RunsOne(Protocol):
+class RunsOne(RunsMerged, Protocol):
     """A span, as `LoadedSpan` is: a step alone, and what it is made of."""
 
     def admit(self, crossing: Crossing) -> None:
@@ -44,28 +44,13 @@ class RunsOne(Protocol):
         """One step, alone."""
         ...
 
-    def forward(
-        self, crossing: Crossing, cache: Leaf, merged: Merged | None = None
-    ) -> tuple[Tree, tuple[torch.Tensor, ...]]:
-        """The last block's whole output, and what it hands on."""
-        ...
-
-    def onward(
-        self,
-        crossing: Crossing,
-        output: Tree,
-        carried: tuple[torch.Tensor, ...],
-        cache: SessionCache | None,
-    ) -> Crossing | Returned:
-        """What the next span takes or, after the last block, its output."""
-        ...
-
 
 class Together:
     """Steps of several sessions on one span, and what was learned of merging them."""
 
     def __init__(self, span: RunsOne) -> None:
         self._span = span
+        self._tapes = Tapes(span)
         self._merges: dict[tuple[Kind, bool], bool] = {}
         """Kinds of steps (the flag: of more than one token) that were tried, and how it went."""
 
@@ -102,20 +87,28 @@ class Together:
     def _of_one_kind(self, kind: Kind, steps: Sequence[tuple[Crossing, SpanCache]]) -> list[Found]:
         longer = any(crossing.tokens > 1 for crossing, _ in steps)
         merges = self._merges.get((kind, longer))
-        if len(steps) == 1 or merges is False:
-            return [self.alone(*step) for step in steps]
+        if len(steps) == 1:
+            return self._tapes.run(kind, steps, lambda: self._each_alone(steps))
+        if merges is False:
+            return self._each_alone(steps)
         if merges:
-            try:
-                return self._merged(steps)
-            except Cannot:
-                return [self.alone(*step) for step in steps]
-            except StepFailed as failure:
-                return [failure] * len(steps)
+            return self._tapes.run(kind, steps, lambda: self._at_once(steps))
         tried = [(crossing, copy.deepcopy(cache)) for crossing, cache in steps]
-        alone = [self.alone(*step) for step in steps]
+        alone = self._each_alone(steps)
         if len(self._merges) < KINDS_MAX and not any(isinstance(x, ShardlineError) for x in alone):
             self._merges[kind, longer] = self._agrees(tried, alone)
         return alone
+
+    def _each_alone(self, steps: Sequence[tuple[Crossing, SpanCache]]) -> list[Found]:
+        return [self.alone(*step) for step in steps]
+
+    def _at_once(self, steps: Sequence[tuple[Crossing, SpanCache]]) -> list[Found]:
+        try:
+            return self._merged(steps)
+        except Cannot:
+            return self._each_alone(steps)
+        except StepFailed as failure:
+            return [failure] * len(steps)
 
     def alone(self, crossing: Crossing, cache: SessionCache) -> Found:
         """A session's step by itself; what goes wrong is its result."""
