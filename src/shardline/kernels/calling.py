@@ -27,9 +27,18 @@ _now = _Now()
 
 
 def call(kernel: Callable[..., Any], *given: Any) -> Any:  # noqa: ANN401  (types of C)
-    """What the kernel gives; every call of one goes through here."""
+    """What the kernel gives; every call of one goes through here.
+
+    Calls within a call are part of it.
+    """
     watch = _now.watch
-    return kernel(*given) if watch is None else watch(kernel, given)
+    if watch is None:
+        return kernel(*given)
+    _now.watch = None
+    try:
+        return watch(kernel, given)
+    finally:
+        _now.watch = watch
 
 
 @contextlib.contextmanager

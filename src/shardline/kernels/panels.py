@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from math import nan
 from typing import TYPE_CHECKING, Final
 
 import torch
 
-from shardline.kernels.calling import call
+from shardline.kernels.calling import DONE, call
 from shardline.kernels.code import OUTPUTS
 from shardline.kernels.company import in_company
 from shardline.kernels.compiling import compiled, functions
@@ -17,11 +18,12 @@ from shardline.kernels.memory import lasting
 if TYPE_CHECKING:
     from shardline.kernels.arithmetic import Arithmetic
 
-__all__ = ["Held", "in_panels", "of_panels", "takes"]
+__all__ = ["Held", "Otherwise", "in_panels", "of_panels", "takes"]
 
 BEYOND: Final = 0
-NO_MEMORY: Final = 2
-"""What a product tells that did not multiply."""
+"""What a product tells that met an input beyond what it was told."""
+Otherwise = Callable[[torch.Tensor], torch.Tensor]
+"""Of the same rows, the same outputs."""
 
 
 class Held:
@@ -38,8 +40,10 @@ class Held:
         self._fields_at = ctypes.addressof(self._fields)
         self._products = functions(arithmetic)
 
-    def _times(self, x: torch.Tensor, most: float = nan) -> torch.Tensor | None:
-        """Rows (…, inputs) -> (…, outputs); None if an input is larger than `most`, or none."""
+    def _times(
+        self, x: torch.Tensor, most: float = nan, otherwise: Otherwise | None = None
+    ) -> torch.Tensor:
+        """Rows (…, inputs) -> (…, outputs); `otherwise` if an input is larger than `most`."""
         *before, inputs = x.shape
         product = self._products.get(x.dtype)
         if inputs != self.inputs or product is None:
@@ -50,13 +54,33 @@ class Held:
         shape = (*before, self.outputs)
         out = x.new_empty(shape if many == rows else (many, self.outputs))
         if rows:
-            places = self._fields_at, x.data_ptr(), out.data_ptr()
-            done = call(product, *places, rows, many, most, torch.get_num_threads())
-            if done == BEYOND:
-                return None
-            if done == NO_MEMORY:
+            sizes = rows, many, most, torch.get_num_threads()
+            if otherwise is None:
+                places = self._fields_at, x.data_ptr(), out.data_ptr()
+                done = call(product, *places, *sizes)
+            else:
+                done = call(self._perhaps, x, out, otherwise, *sizes)
+            if done != DONE:
                 raise MemoryError(f"no room to lay {rows} rows of {inputs}")
         return out if many == rows else out.resize_(shape)
+
+    def _perhaps(  # noqa: PLR0913, PLR0917  (as the product has them)
+        self,
+        x: torch.Tensor,
+        out: torch.Tensor,
+        otherwise: Otherwise,
+        rows: int,
+        many: int,
+        most: float,
+        threads: int,
+    ) -> int:
+        """The product or, where an input is beyond, what stands for it."""
+        places = self._fields_at, x.data_ptr(), out.data_ptr()
+        done = self._products[x.dtype](*places, rows, many, most, threads)
+        if done != BEYOND:
+            return done
+        out.view(many, -1)[:rows] = otherwise(x).view(rows, -1)
+        return DONE
 
 
 def takes(weights: torch.Tensor, arithmetic: Arithmetic) -> bool:

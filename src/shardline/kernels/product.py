@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Final
 
 import torch
 
@@ -37,4 +37,4 @@ class Panels(Held):
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Rows (…, inputs) in bfloat16 -> (…, outputs); each row's bits are its own."""
-        return cast("torch.Tensor", self._times(x))
+        return self._times(x)

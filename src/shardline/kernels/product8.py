@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Final
 
 import torch
 
 from shardline.kernels.arithmetic import INT8
 from shardline.kernels.code import OUTPUTS
-from shardline.kernels.panels import Held, in_panels, takes
+from shardline.kernels.panels import Held, Otherwise, in_panels, takes
 
 __all__ = ["Panels8"]
 
@@ -34,8 +34,8 @@ class Panels8(Held):
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Rows (…, inputs) in bfloat16 or float32 -> (…, outputs), each row's bits its own."""
-        return cast("torch.Tensor", self._times(x))
+        return self._times(x)
 
-    def within(self, x: torch.Tensor, most: float) -> torch.Tensor | None:
-        """The same; None if an input is larger than `most`, or no number."""
-        return self._times(x, most)
+    def within(self, x: torch.Tensor, most: float, otherwise: Otherwise) -> torch.Tensor:
+        """The same; `otherwise` of all rows if an input is larger than `most`, or no number."""
+        return self._times(x, most, otherwise)

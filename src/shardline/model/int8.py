@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
@@ -18,8 +19,6 @@ from shardline.kernels import Panels8
 from shardline.model.weights import EXACT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from shardline.model.weights import Product
 
 __all__ = ["THRESHOLD", "MixedInt8", "quantise_rows"]
@@ -87,6 +86,10 @@ def quantise_rows(
     return codes, scale
 
 
+Rows = Callable[[torch.Tensor], torch.Tensor]
+"""A product of rows."""
+
+
 @runtime_checkable
 class _In8Bits(Protocol):
     """A weight in 8 bits; every way to multiply by it gives the same bits."""
@@ -95,8 +98,8 @@ class _In8Bits(Protocol):
         """Rows in bfloat16 or float32, quantised, times the weight, in their dtype."""
         ...
 
-    def within(self, x: torch.Tensor, most: float) -> torch.Tensor | None:
-        """The same; None if an input is larger than `most`, or no number."""
+    def within(self, x: torch.Tensor, most: float, otherwise: Rows) -> torch.Tensor:
+        """The same; `otherwise` of all rows if an input is larger than `most`, or no number."""
         ...
 
 
@@ -113,11 +116,11 @@ class _Mixed:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         rows = x if x.dtype in TAKEN else x.float()
-        y = self._in_8_bits.within(rows, self._threshold)
-        return (self._decomposed(rows.float()) if y is None else y).to(x.dtype)
+        return self._in_8_bits.within(rows, self._threshold, self._decomposed).to(x.dtype)
 
-    def _decomposed(self, rows: torch.Tensor) -> torch.Tensor:
+    def _decomposed(self, x: torch.Tensor) -> torch.Tensor:
         """What lies beyond, row by row: a row's result does not depend on the rows beside it."""
+        rows = x.float()
         beyond = ~(rows.abs() <= self._threshold)  # NaN is beyond too, and is found in the result
         within = rows.masked_fill(beyond, 0.0)
         y = self._in_8_bits(within)
@@ -134,7 +137,7 @@ class _Mixed:
 class _ByTorch:
     """Quantised by torch, and multiplied in whole numbers by one of its kernels."""
 
-    def __init__(self, exactly: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, exactly: Rows) -> None:
         self._exactly = exactly
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -142,12 +145,12 @@ class _ByTorch:
         rows = x.float()
         return self._times(rows, rows.abs().amax(-1, keepdim=True)).to(x.dtype)
 
-    def within(self, x: torch.Tensor, most: float) -> torch.Tensor | None:
+    def within(self, x: torch.Tensor, most: float, otherwise: Rows) -> torch.Tensor:
         """See _In8Bits."""
         rows = x.float()
         peaks = rows.abs().amax(-1, keepdim=True)
         if x.numel() and not peaks.max().item() <= most:
-            return None
+            return otherwise(x).to(x.dtype)
         return self._times(rows, peaks).to(x.dtype)
 
     def _times(self, rows: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
@@ -161,7 +164,7 @@ def _in_8_bits(codes: torch.Tensor, scale: torch.Tensor) -> _In8Bits:
     return _ByTorch(_packed(codes, scale) if _can_pack() else _plain(codes, scale))
 
 
-def _plain(codes: torch.Tensor, scale: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+def _plain(codes: torch.Tensor, scale: torch.Tensor) -> Rows:
     """By torch's integer product, which most processors have."""
 
     def times(steps: torch.Tensor) -> torch.Tensor:
@@ -179,7 +182,7 @@ def _can_pack() -> bool:
     return engine in {"x86", "fbgemm"} and bool(_torch.cpu._is_vnni_supported())  # noqa: SLF001
 
 
-def _packed(codes: torch.Tensor, scale: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+def _packed(codes: torch.Tensor, scale: torch.Tensor) -> Rows:
     """By FBGEMM on weights in its own order: two to four times as fast as `_plain`."""
     zeros = torch.zeros(len(codes), dtype=torch.int64)
     with warnings.catch_warnings():

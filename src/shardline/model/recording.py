@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -26,6 +27,7 @@ __all__ = ["Arena", "Recording", "repeat"]
 
 LEAST_BYTES: Final = mmap.PAGESIZE
 _aten: Any = torch.ops.aten
+_dispatch: Any = _python_dispatch
 EMPTY: Final = frozenset(
     {
         _aten.empty.memory_format,
@@ -142,10 +144,11 @@ class Recording(TorchDispatchMode):
         cast("Any", super()).__exit__(*about)
 
     def _kernel(self, kernel: Callable[..., Any], given: tuple[Any, ...]) -> Any:  # noqa: ANN401
-        found = kernel(*given)
+        with _dispatch._disable_current_modes():  # noqa: SLF001
+            found = kernel(*given)
         if found not in {None, DONE}:
             self.refused = "a kernel that failed"
-        self.calls.append((kernel, given))
+        self.calls.append((kernel, tuple(map(self._alias, given))))
         return found
 
     def __torch_dispatch__(

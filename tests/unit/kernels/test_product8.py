@@ -83,11 +83,19 @@ def test_one_input_beyond_is_seen_wherever_it_is(
 ) -> None:
     x = some(rows, 4 * fours, dtype=dtype).clamp(-5, 5)
     held = Panels8(codes(32, 4 * fours), torch.rand(32))
-    clean = held.within(x, 6.0)
-    assert clean is not None
-    assert torch.equal(clean, held(x))
+    asked: list[torch.Tensor] = []
+
+    def otherwise(rows: torch.Tensor) -> torch.Tensor:
+        asked.append(rows)
+        return torch.full((len(rows), 32), 7.0)
+
+    assert torch.equal(held.within(x, 6.0, otherwise), held(x))
+    assert not asked
     x[at[0] % rows, at[1] % (4 * fours)] = large
-    assert (held.within(x, 6.0) is None) == (abs(large) != 6)
+    found = held.within(x, 6.0, otherwise)
+    assert found.dtype == dtype
+    assert bool(asked) == (abs(large) != 6)
+    assert bool((found == 7).all()) == bool(asked)
 
 
 @here
