@@ -92,11 +92,11 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def products(dtype: torch.dtype, device: torch.device) -> str:
-    """What multiplies by weights of this dtype here, in a word: another has another speed."""
+    """What runs blocks of this dtype here, in a word: another has another speed."""
     if not can_pack(dtype, device):
         return "torch"
     ours = Panels.takes(torch.zeros(ANY_PANEL, dtype=dtype, device=device))
-    return "panels" if ours else "blocks"
+    return "panels, tapes" if ours else "blocks, tapes"
 
 
 def pack(block: nn.Module) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from shardline.core.clock import SystemClock
-from shardline.core.errors import SpanTooLarge
+from shardline.core.errors import ShardlineError, SpanTooLarge
 from shardline.core.spans import Span
 from shardline.core.units import format_bytes
 from shardline.model.fingerprints import config_fingerprint
@@ -218,7 +218,9 @@ def _samples(
         _settle(bench.device)
         start_s = bench.clock.monotonic_s()
         for blocks, cache in zip(loaded, caches, strict=True):
-            blocks.run(step, cache)
+            (found,) = blocks.run_together([(step, cache)])  # as a node does
+            if isinstance(found, ShardlineError):
+                raise found
         _settle(bench.device)
         return (bench.clock.monotonic_s() - start_s) / len(loaded)
 
