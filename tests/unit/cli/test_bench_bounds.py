@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import functools
+import time
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.autograd.profiler import profile
 
+from shardline.cli import bench_bounds
 from shardline.cli.bench_bounds import (
+    KERNEL,
+    PROFILED_STEPS,
+    STEP,
     Rates,
     Work,
     best_rates,
     measure_rates,
+    python_ms_per_layer,
     work_of,
 )
 from shardline.cli.demo import shipped_model
-from shardline.model import trace
+from shardline.core.errors import StepFailed
+from shardline.kernels import can_gate, watched
+from shardline.model import LoadedSpan, trace
 from tests.parity.zoo import named
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from shardline.model import ChainPlan
 
+    Watch = Callable[[Callable[..., Any], tuple[Any, ...]], Any]
+
 CPU = torch.device("cpu")
+SLEPT_US = 1000
+here = pytest.mark.skipif(not can_gate(), reason="there are no kernels on this machine")
 
 
 def plan_of(family: str, directory: Path) -> ChainPlan:
@@ -77,3 +94,76 @@ def test_rates_are_measured() -> None:
     rates = measure_rates(torch.float32, CPU, quick=True)
     assert rates.read_gb_per_s > 0
     assert rates.matmul_gflop_per_s > 0
+
+
+@pytest.fixture
+def profiles(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was profiled, as soon as it begins."""
+    begun: list[Any] = []
+
+    def kept(**options: Any) -> Any:
+        begun.append(profile(**options))
+        return begun[-1]
+
+    monkeypatch.setattr(bench_bounds, "profile", kept)
+    return begun
+
+
+@here
+def test_a_kernels_time_is_not_pythons(
+    monkeypatch: pytest.MonkeyPatch, profiles: list[Any]
+) -> None:
+    made: list[Callable[..., Any]] = []
+
+    def slow(kernel: Callable[..., Any], *given: Any) -> Any:
+        made.append(kernel)
+        time.sleep(2 * SLEPT_US / 1e6)
+        return kernel(*given)
+
+    def slowly(watch: Watch) -> AbstractContextManager[None]:
+        def slowed(kernel: Callable[..., Any], given: tuple[Any, ...]) -> Any:
+            ours = not isinstance(kernel, FunctionType)
+            return watch(functools.partial(slow, kernel) if ours else kernel, given)
+
+        return watched(slowed)
+
+    monkeypatch.setattr(bench_bounds, "watched", slowly)
+    monkeypatch.setattr(bench_bounds, "PROFILED_STEPS", 2)
+    plan = trace(shipped_model())
+    found_us = 1e3 * plan.blocks * python_ms_per_layer(plan, torch.bfloat16, CPU)
+    events = profiles[0].function_events
+    kernels = [event for event in events if event.name == KERNEL]
+    assert len(kernels) == len(made)
+    assert all(kernel.cpu_time_total >= SLEPT_US for kernel in kernels)
+    steps = [event for event in events if event.name == STEP]
+    slept = [sum(one.name == KERNEL for one in step.cpu_children) for step in steps]
+    assert min(slept) >= plan.blocks
+    assert found_us <= min(
+        step.cpu_time_total - SLEPT_US * count for step, count in zip(steps, slept, strict=True)
+    )
+
+
+@here
+def test_what_is_measured_is_a_step_that_an_engine_does_again(
+    monkeypatch: pytest.MonkeyPatch, profiles: list[Any]
+) -> None:
+    forward, measured = LoadedSpan.forward, list[bool]()
+
+    def seen(span: LoadedSpan, *given: Any) -> Any:
+        measured.append(bool(profiles))
+        return forward(span, *given)
+
+    monkeypatch.setattr(LoadedSpan, "forward", seen)
+    assert python_ms_per_layer(trace(shipped_model()), torch.bfloat16, CPU) > 0
+    assert sum(event.name == STEP for event in profiles[0].function_events) == PROFILED_STEPS
+    assert measured
+    assert not any(measured)
+
+
+def test_a_step_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> list[StepFailed]:
+        return [StepFailed("block 0 failed")]
+
+    monkeypatch.setattr(LoadedSpan, "run_together", failing)
+    with pytest.raises(StepFailed, match="block 0 failed"):
+        python_ms_per_layer(trace(shipped_model()), torch.bfloat16, CPU)
