@@ -20,6 +20,7 @@ from shardline.codec import Marker
 from shardline.core.errors import StepFailed
 from shardline.model.caches import SpanCache
 from shardline.model.crossing import Call, Crossing
+from shardline.model.recording import aside
 from shardline.model.trees import Leaf, Path, Tree, get, leaves, map_leaves
 
 if TYPE_CHECKING:
@@ -141,7 +142,8 @@ class Given:
 
         Raises ValueError.
         """
-        return self._pieces[index].runs(self._layer, self.fresh, self._form)
+        with aside() if self._noted is not None else contextlib.nullcontext():  # its pages stay
+            return self._pieces[index].runs(self._layer, self.fresh, self._form)
 
     def note(self, attention: Attention | None) -> None:
         """How all sessions' tokens attend here, for who has it done again; None if in many ways."""
@@ -165,6 +167,7 @@ class Handing:
         self.pieces = pieces
         self.noted: list[Noted] | None = None
         """Who wants to know how lone tokens attend, to have it done again."""
+        self.updates = 0
         self._given: Given | None = None
 
     def update(
@@ -177,6 +180,7 @@ class Handing:
     ) -> KeysValues:
         """Hold them until they are attended to; they come out as they were."""
         states = key_states, value_states
+        self.updates += 1
         self._given = Given(self.pieces, states, layer_idx, (args, kwargs), self.noted)
         return states
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -22,12 +23,12 @@ from shardline.kernels import DONE, added, call, can_add, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
-__all__ = ["Arena", "Recording", "repeat"]
+__all__ = ["Arena", "Recording", "aside", "repeat"]
 
 LEAST_BYTES: Final = mmap.PAGESIZE
 _aten: Any = torch.ops.aten
-_dispatch: Any = _python_dispatch
 EMPTY: Final = frozenset(
     {
         _aten.empty.memory_format,
@@ -38,10 +39,13 @@ EMPTY: Final = frozenset(
     }
 )
 """What only makes room."""
-SAME_MEMORY: Final = frozenset(
-    {_aten.resize_.default, _aten._unsafe_view.default, _aten.lift_fresh.default}  # noqa: SLF001
-)
+SAME_MEMORY: Final = frozenset({_aten.resize_.default, _aten._unsafe_view.default})  # noqa: SLF001
 """What gives another look at memory, beside all that torch calls a view."""
+FRESH: Final = _aten.lift_fresh.default
+"""A tensor of Python's numbers: torch calls it a view, but of what soon nobody holds."""
+_tensor: Any = torch.Tensor
+READS: Final = frozenset({_tensor.tolist, _tensor.numpy, _tensor.__array__, _tensor.__dlpack__})
+"""What gives numbers to Python without an operation of torch's."""
 REFUSED: Final = frozenset(
     {
         torch.Tag.data_dependent_output,
@@ -58,6 +62,11 @@ def repeat(calls: Calls) -> bool:
     return all(call(function, *given) in {None, DONE} for function, given in calls)
 
 
+def aside() -> AbstractContextManager[object]:
+    """Within, what torch does is not written down, and makes memory of its own."""
+    return cast("Any", _python_dispatch)._disable_current_modes()  # noqa: SLF001
+
+
 class Arena:
     """Memory that keeps its place; what nobody holds any more is given again."""
 
@@ -70,6 +79,11 @@ class Arena:
     def memory_bytes(self) -> int:
         """Of all of it."""
         return sum(map(len, self._all.values()))
+
+    @property
+    def held(self) -> int:
+        """How many pieces of it somebody holds."""
+        return sum(not storage.expired() for storage, _ in self._given)
 
     def like(self, tensor: torch.Tensor) -> torch.Tensor:
         """Room for one of this type, shape, and strides."""
@@ -136,6 +150,7 @@ class Recording(TorchDispatchMode):
         """Begin."""
         cast("Any", super()).__enter__()
         self._within.enter_context(watched(self._kernel))
+        self._within.enter_context(cast("Any", _Reads(self)))
         return self
 
     def __exit__(self, *about: Any) -> None:
@@ -144,7 +159,7 @@ class Recording(TorchDispatchMode):
         cast("Any", super()).__exit__(*about)
 
     def _kernel(self, kernel: Callable[..., Any], given: tuple[Any, ...]) -> Any:  # noqa: ANN401
-        with _dispatch._disable_current_modes():  # noqa: SLF001
+        with aside():
             found = kernel(*given)
         if found not in {None, DONE}:
             self.refused = "a kernel that failed"
@@ -164,7 +179,8 @@ class Recording(TorchDispatchMode):
         if func is _aten.add.Tensor and not options and _is_sum(args):
             return added(*args, out=self._arena.like(args[0]))
         found = func(*args, **options)
-        if self.refused or func.is_view or func in SAME_MEMORY:
+        looks = (func.is_view and func is not FRESH) or func in SAME_MEMORY
+        if self.refused or looks:
             return found
         results = cast("list[object]", tree_leaves(found))
         if not all(isinstance(one, torch.Tensor) for one in results) or REFUSED & {*func.tags}:
@@ -213,17 +229,39 @@ class Recording(TorchDispatchMode):
         return self._arena.alias(leaf) if isinstance(leaf, torch.Tensor) else leaf
 
 
+class _Reads(TorchFunctionMode):
+    """Within, it is refused that Python reads a tensor's numbers, of which torch tells nothing."""
+
+    def __init__(self, recording: Recording) -> None:
+        cast("Any", super()).__init__()
+        self._recording = recording
+
+    def __torch_function__(
+        self,
+        func: Any,  # noqa: ANN401  (torch's own)
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Do what is about to be done."""
+        del types
+        if func in READS:
+            self._recording.refused = str(func)
+        return func(*args, **(kwargs or {}))
+
+
 @functools.cache
 def _into(func: Any) -> Any:  # noqa: ANN401  (torch's own)
     """The same operation, with a place for its result; None if there is no such."""
-    names = [one.name for one in func._schema.arguments]  # noqa: SLF001
     packet = func.overloadpacket
     others = (getattr(packet, name) for name in packet.overloads())
-    wanted = [*names, "out"]
-    return next(
-        (one for one in others if [each.name for each in one._schema.arguments] == wanted),  # noqa: SLF001
-        None,
-    )
+    wanted = [*_takes(func), ("out", "Tensor")]
+    return next((one for one in others if _takes(one) == wanted), None)
+
+
+def _takes(func: Any) -> list[tuple[str, str]]:  # noqa: ANN401  (as above)
+    """Names and types: of several operations with a place, a number is not for each."""
+    return [(one.name, str(one.type)) for one in func._schema.arguments]  # noqa: SLF001
 
 
 def _is_sum(given: tuple[Any, ...]) -> bool:

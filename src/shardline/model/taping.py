@@ -152,8 +152,8 @@ class Tapes:
         if len(self._tapes) >= TAPES_MAX:
             del self._tapes[next(iter(self._tapes))]
         attentions = [(at, again, new) for at, again, new in noted if again is not None]
-        if len(attentions) < len(noted):
-            recording.refused = "attention in more than one way"
+        if not len(attentions) == len(noted) == merged.handing.updates:
+            recording.refused = "attention in more than one way, or not by ours"
         if recording.refused is not None:
             self._tapes[key] = None
             raise Cannot(recording.refused)
@@ -192,7 +192,11 @@ class _Tape:
         self._take(steps, pieces)
         for layer, again, fresh in self.attentions:
             again.ask([(piece.first, _runs(piece, layer, fresh, again.form)) for piece in pieces])
-        if not repeat(self.calls):
+        try:
+            done = repeat(self.calls)
+        except (RuntimeError, ValueError, LookupError) as error:  # a session's numbers, to torch
+            raise Cannot(str(error)) from error
+        if not done:
             raise Cannot("a kernel failed")
         return self.told(span, steps, pieces)
 
@@ -276,7 +280,7 @@ def _kept(alias: Callable[[torch.Tensor], torch.Tensor], leaf: Leaf) -> Leaf:
 def _runs(piece: Piece, layer: int, fresh: KeysValues, form: Form) -> Runs:
     try:
         found = piece.runs(layer, fresh, form)
-    except ValueError as error:
+    except (RuntimeError, ValueError) as error:
         raise Cannot(str(error)) from error
     if found is None:
         raise Cannot("a layer that does not keep them as they are")
