@@ -126,13 +126,26 @@ class Tapes:
                 tape = self._tapes[key]
                 return None if tape is None else tape.play(self._span, steps)
             return self._write(key, steps)
-        except (Cannot, ShardlineError, MemoryError) as error:
+        except (Cannot, ShardlineError, MemoryError, OSError) as error:
             _log.debug("a step was not done from what is written: %s", error)
             _rewind(steps, before)
             return None
 
     def _write(self, key: tuple[Kind, int, int], steps: Sequence[Step]) -> list[Found]:
         """Raises Cannot where it cannot be done again, and what the span does."""
+        held = self._arena.held
+        tape, found = self._written(steps)
+        if self._arena.held > held:  # a module keeps what later steps write over
+            tape = "memory that stays held"
+        if len(self._tapes) >= TAPES_MAX:
+            del self._tapes[next(iter(self._tapes))]
+        self._tapes[key] = None if isinstance(tape, str) else tape
+        if isinstance(tape, str):
+            raise Cannot(tape)
+        return found
+
+    def _written(self, steps: Sequence[Step]) -> tuple[_Tape | str, list[Found]]:
+        """What was written down, or why it cannot be done again; and what came out."""
         merged = Merged.of(steps)
         if any(mask is not None for masks in merged.masks for mask in masks):
             raise Cannot("a mask")
@@ -149,16 +162,13 @@ class Tapes:
         if failed is not None:
             raise failed
         merged.split((output, carried))  # else it is no session's
-        if len(self._tapes) >= TAPES_MAX:
-            del self._tapes[next(iter(self._tapes))]
+        if recording.refused is not None:
+            return recording.refused, []
         attentions = [(at, again, new) for at, again, new in noted if again is not None]
         if not len(attentions) == len(noted) == merged.handing.updates:
-            recording.refused = "attention in more than one way, or not by ours"
-        if recording.refused is not None:
-            self._tapes[key] = None
-            raise Cannot(recording.refused)
+            return "attention in more than one way, or not by ours", []
         alias = self._arena.alias
-        self._tapes[key] = tape = _Tape(
+        tape = _Tape(
             calls=recording.calls,
             inputs=[(*at, alias(x)) for at, x in inputs.items()],
             absent=_absent(crossing),
@@ -166,7 +176,7 @@ class Tapes:
             output=map_leaves(output, lambda _, x: _kept(alias, x)),
             carried=tuple(map(alias, carried)),
         )
-        return tape.told(self._span, steps, merged.pieces)
+        return tape, tape.told(self._span, steps, merged.pieces)
 
 
 @dataclass(frozen=True, slots=True)

@@ -255,12 +255,19 @@ def attends_by_itself(block: Any) -> None:
     own.forward = forward
 
 
+def with_what_it_kept(x: torch.Tensor) -> torch.Tensor:
+    kept = KEPT.setdefault(len(x[0]), torch.arange(x.shape[-1]).to(x.dtype))
+    return x + kept
+
+
 ELSEWHERE = torch.zeros(())
+KEPT: dict[int, torch.Tensor] = {}
 SPOILS: dict[str, Callable[[Any], torch.Tensor]] = {
     "a number": lambda x: x if x.sum().item() > 0 else -x,
     "a list": lambda x: x if x.tolist()[0][0][0] > 0 else -x,
     "places": lambda x: x + len(x.nonzero()),
     "chance": lambda x: functional.dropout(x, 1e-9),
+    "what it keeps": lambda x: KEPT.clear() or with_what_it_kept(x),
     "elsewhere": lambda x: x + ELSEWHERE.add_(1).mul(0).to(x.dtype),
 }
 
