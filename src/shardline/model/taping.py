@@ -38,6 +38,8 @@ __all__ = ["RunsMerged", "Tapes"]
 
 KINDS_MAX: Final = 64
 """Kinds of steps that are tried; callers choose them, so they are counted."""
+ROWS_MAX: Final = 64
+"""Of one step. What more need would stay in the arena for good, and Python is little beside it."""
 TAPES_MAX: Final = 64
 """The oldest goes; each is some hundred kilobytes."""
 
@@ -85,9 +87,10 @@ class Tapes:
         self, kind: Kind, steps: Sequence[Step], ordinary: Callable[[], list[Found]]
     ) -> list[Found]:
         """A step of each session, all of one kind; `ordinary` does it as ever."""
-        if self._kinds.get(kind) is False or not all(map(_is_lone, steps)):
+        rows = sum(crossing.batch for crossing, _ in steps)
+        if self._kinds.get(kind) is False or rows > ROWS_MAX or not all(map(_is_lone, steps)):
             return ordinary()
-        key = kind, sum(crossing.batch for crossing, _ in steps), torch.get_num_threads()
+        key = kind, rows, torch.get_num_threads()
         known = kind in self._kinds
         if known:
             found = self._again(key, steps)

@@ -363,3 +363,13 @@ def test_the_oldest_tape_goes(span: LoadedSpan, monkeypatch: pytest.MonkeyPatch)
     for rows, calls in [(1, 4), (2, 2), (1, 0), (3, 2), (2, 0), (1, 2), (3, 0), (2, 2)]:
         check(span, each[rows], calls * BLOCKS // 2)
     assert len(tapes(span)._tapes) == page.TAPES_MAX  # noqa: SLF001
+
+
+def test_steps_of_many_rows_are_done_as_ever(
+    span: LoadedSpan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "ROWS_MAX", 4)
+    for rows, calls in ((4, 0), (5, BLOCKS)):
+        session = [twins(begun(span, 3, rows=rows), rows)]
+        check(span, session, None)
+        check(span, session, calls)
